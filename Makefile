@@ -1,0 +1,44 @@
+# Each target is one or two lines; `make` alone lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install fmt check demo test test-long run train clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+install: $(STAMP) ## .venv in the repository root with everything the other targets need
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[edge,cloud,train,dev]' && touch $@
+
+fmt: $(STAMP) ## format the code and fix what ruff can fix
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+check: $(STAMP) ## format, lint, types, import contracts
+	$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	$(BIN)/mypy && $(BIN)/lint-imports
+
+demo: $(STAMP) ## start both sides with the shipped model, generate, show what each token cost
+	$(BIN)/tandem demo
+
+test test-long: export OMP_NUM_THREADS := 1
+test test-long: export HF_HUB_OFFLINE := 1
+
+test: $(STAMP) ## every test that needs no container engine, at reduced size with fixed seeds
+	$(BIN)/pytest --size short
+
+test-long: $(STAMP) ## the same tests at full size; resumes; writes tests/results/latest.json
+	$(BIN)/pytest --size long --timeout 3600 $(if $(FRESH),--fresh)
+
+run: $(STAMP) ## both services in the foreground: edge on 8000, cloud on 8001
+	exec $(BIN)/tandem run
+
+train: $(STAMP) ## train a model like the shipped one: make train TEXT=folder OUT=folder
+	$(BIN)/tandem train $(TEXT) --out $(or $(OUT),.train/model) --resume
+
+clean: ## remove what the other targets made, .venv included
+	rm -rf .venv .bundles .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

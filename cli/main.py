@@ -1,0 +1,36 @@
+"""The `tandem` command: the list of its subcommands, and how their errors reach a person.
+
+It knows what the subcommands are called; each module beside it knows one of them.
+"""
+
+import sys
+
+import typer
+from rich.markup import escape
+
+from cli.chat import chat
+from cli.demo import demo
+from cli.errors import CommandError
+from cli.evaluate import evaluate
+from cli.partition import partition
+from cli.run import run
+from cli.terminal import console
+from cli.train import train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Serve one large language model from an edge machine and a cloud machine at once.",
+)
+for command in (demo, run, chat, partition, train, evaluate):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; what a person can put right is one red line, and the exit code is 1."""
+    try:
+        app()
+    except CommandError as error:
+        console(stderr=True).print(f"[bold red]tandem:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,141 @@
+"""`tandem partition`: one checkpoint in, two bundles out, one for each side.
+
+It knows the options and what to show; `shared.model` knows how a model is cut.
+"""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from cli.errors import CommandError
+from cli.terminal import console, size_of
+from shared.errors import BadModel
+
+if TYPE_CHECKING:
+    from shared.model import Manifest
+
+SHIPPED_MODEL = Path(__file__).parent.parent / "models" / "tandem-10m"
+
+
+class Weights(StrEnum):
+    """How a bundle keeps its weights; int8 and int4 compute in bfloat16."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+def partition(
+    model: Annotated[Path, typer.Argument(help="Folder of a Hugging Face checkpoint.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the two bundles: out/edge, out/cloud.")],
+    split: Annotated[
+        int | None,
+        typer.Option(min=1, help="Layer where the cloud takes over; first exit if not given."),
+    ] = None,
+    edge_depth: Annotated[
+        int | None, typer.Option(min=1, help="Layer where the edge ends; last exit if not given.")
+    ] = None,
+    weights: Annotated[Weights, typer.Option(help="The edge's weights.")] = Weights.FP32,
+    cloud_weights: Annotated[Weights, typer.Option(help="The cloud's weights.")] = Weights.FP32,
+    cloud_start: Annotated[
+        int, typer.Option(min=0, help="First layer the cloud holds; 0 holds the whole model.")
+    ] = 0,
+) -> None:
+    """Cut a checkpoint into the bundle of the edge and the bundle of the cloud."""
+    if split is None or edge_depth is None:
+        first, last = exits_beside(model)
+        split, edge_depth = split or first, edge_depth or last
+    make_bundles(
+        model,
+        out,
+        split=split,
+        edge_depth=edge_depth,
+        weights=weights,
+        cloud_weights=cloud_weights,
+        cloud_start=cloud_start,
+    )
+
+
+def exits_beside(model: Path) -> tuple[int, int]:
+    """The first and the last layer with a trained exit beside a checkpoint.
+
+    Raises:
+        CommandError: there are none, so split and edge depth are the caller's to name.
+    """
+    try:
+        exits = json.loads((model / "exits.json").read_text())["exits"]
+        layers = sorted(int(an_exit["layer"]) for an_exit in exits)
+        return layers[0], layers[-1]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise CommandError(
+            f"{model} has no exits beside it: name --split and --edge-depth"
+        ) from error
+
+
+def make_bundles(
+    model: Path,
+    out: Path,
+    *,
+    split: int,
+    edge_depth: int,
+    weights: Weights = Weights.FP32,
+    cloud_weights: Weights = Weights.FP32,
+    cloud_start: int = 0,
+) -> None:
+    """Write `out`/edge and `out`/cloud with a progress bar, then say what each side holds.
+
+    Raises:
+        CommandError: the checkpoint cannot be cut so.
+    """
+    from shared.model import write_bundles  # torch: seconds that --help should not cost
+    from shared.protocol.version import PROTOCOL_VERSION
+
+    terminal = console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=terminal, transient=True) as progress:
+        task = progress.add_task("partition", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        try:
+            manifests = write_bundles(
+                model,
+                out,
+                split=split,
+                edge_depth=edge_depth,
+                edge_format=weights,
+                cloud_format=cloud_weights,
+                cloud_start=cloud_start,
+                protocol_version=PROTOCOL_VERSION,
+                progress=show,
+            )
+        except (BadModel, OSError, ValueError) as error:
+            raise CommandError(f"{model} cannot be partitioned: {error}") from error
+    terminal.print(_holdings(model, out, manifests))
+
+
+def _holdings(model: Path, out: Path, manifests: "tuple[Manifest, Manifest]") -> Table:
+    """What each side holds."""
+    table = Table(title=f"{model.name}, fingerprint {manifests[0].fingerprint[:16]}")
+    for column in ("side", "layers", "weights", "size", "exits", "folder"):
+        table.add_column(column)
+    for manifest in manifests:
+        folder = out / manifest.role
+        start, stop = manifest.span.start, manifest.span.stop
+        table.add_row(
+            manifest.role,
+            f"{start} to {stop - 1} of {manifest.span.depth}",
+            manifest.compute_format,
+            size_of(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())),
+            ", ".join(str(an_exit.layer) for an_exit in manifest.exits) or "none",
+            str(folder),
+        )
+    return table

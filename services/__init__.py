@@ -1,0 +1,1 @@
+"""The two services. They stand on `shared` and never on each other."""

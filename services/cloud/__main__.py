@@ -1,0 +1,5 @@
+"""`python -m services.cloud`."""
+
+from services.cloud.main import main
+
+main()

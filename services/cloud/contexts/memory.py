@@ -1,0 +1,135 @@
+"""Contexts in this process's memory, with a byte budget, a time to live and least-recently-used
+eviction.
+
+What is evicted is not lost to the user: KV is rebuilt from the log, and a lost log is resent by the
+edge.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from services.cloud.contexts.context import Context
+from shared.errors import Overloaded
+from shared.model import KVCache
+from shared.protocol.messages import Opening
+
+
+class MemoryContexts:
+    """The in-memory store.
+
+    Args:
+        hidden: width of the model's states.
+        budget_bytes: for logs and KV together.
+        max_contexts: sessions held at once.
+        ttl_seconds: idle time after which a context is forgotten.
+        release: gives a KV cache back; called with caches no step may use any more.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden: int,
+        budget_bytes: int,
+        max_contexts: int,
+        ttl_seconds: float,
+        release: Callable[[KVCache], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._hidden = hidden
+        self._budget = budget_bytes
+        self._max = max_contexts
+        self._ttl = ttl_seconds
+        self._release = release
+        self._clock = clock
+        self._contexts: OrderedDict[str, Context] = OrderedDict()
+
+    @contextmanager
+    def using(self, session: str, opening: Opening | None) -> Iterator[Context | None]:
+        """See `ContextStore.using`."""
+        context = self._find(session, opening)
+        if context is None:
+            yield None
+            return
+        context.users += 1
+        try:
+            yield context
+        finally:
+            context.users -= 1
+            context.last_used = self._clock()
+            if self._contexts.get(session) is context:
+                self._contexts.move_to_end(session)
+            elif context.users == 0:
+                self._drop_cache(context)
+
+    def make_room(self, context: Context, extra: int) -> None:
+        """See `ContextStore.make_room`."""
+        over = self.nbytes + extra - self._budget
+        for drop in (self._drop_cache, self._forget):
+            for other in [c for c in self._contexts.values() if c is not context and not c.users]:
+                if over <= 0:
+                    return
+                over -= drop(other)
+        if over > 0:
+            raise Overloaded(f"contexts need {over} bytes more than the budget of {self._budget}")
+
+    def close(self, session: str) -> bool:
+        """See `ContextStore.close`. A context still in use gives its KV back when its last user
+        leaves.
+        """
+        context = self._contexts.pop(session, None)
+        if context is not None and context.users == 0:
+            self._drop_cache(context)
+        return context is not None
+
+    def sweep(self) -> int:
+        """See `ContextStore.sweep`."""
+        deadline = self._clock() - self._ttl
+        expired = [c for c in self._contexts.values() if not c.users and c.last_used < deadline]
+        for context in expired:
+            self._forget(context)
+        return len(expired)
+
+    def __len__(self) -> int:
+        return len(self._contexts)
+
+    @property
+    def nbytes(self) -> int:
+        """See `ContextStore.nbytes`."""
+        return sum(context.nbytes for context in self._contexts.values())
+
+    def _find(self, session: str, opening: Opening | None) -> Context | None:
+        context = self._contexts.get(session)
+        if opening is None:
+            return context
+        if context is not None:
+            context.require_same(opening)
+            return context
+        self._make_place()
+        context = Context(session, opening, hidden=self._hidden)
+        self._contexts[session] = context
+        return context
+
+    def _make_place(self) -> None:
+        if len(self._contexts) < self._max:
+            return
+        idle = next((c for c in self._contexts.values() if not c.users), None)
+        if idle is None:
+            raise Overloaded(f"all {self._max} contexts are in use")
+        self._forget(idle)
+
+    def _forget(self, context: Context) -> int:
+        freed = context.nbytes
+        self._contexts.pop(context.session, None)
+        self._drop_cache(context)
+        return freed
+
+    def _drop_cache(self, context: Context) -> int:
+        cache, context.cache = context.cache, None
+        if cache is None:
+            return 0
+        freed = cache.nbytes
+        self._release(cache)
+        return freed

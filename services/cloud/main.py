@@ -1,0 +1,118 @@
+"""The cloud service, put together: settings are read here, and only here, and handed down as
+plain values.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from services.cloud.completion import Completion
+from services.cloud.contexts import MemoryContexts
+from services.cloud.engine import CloudEngine, Pass
+from services.cloud.metrics import CloudMetrics
+from services.cloud.routes import Surface
+from services.cloud.settings import Settings
+from services.cloud.welcome import Welcome
+from shared import environment, logs
+from shared.decoding.sampling import Choice
+from shared.errors import BadModel
+from shared.model import SpanModel, load_bundle, probe_tau
+from shared.protocol.version import PROTOCOL_VERSION
+from shared.runtime.model_thread import ModelThread
+from shared.web import errors
+from shared.web.middleware import BodyLimit, RequestId
+from shared.web.observe import observation_routes
+
+SWEEP_SECONDS = 5.0
+
+
+def create_app(settings: Settings, model: SpanModel) -> FastAPI:
+    """Return the cloud's application around a loaded model; its thread lives as long as the
+    app's lifespan.
+    """
+    manifest = model.manifest
+    if manifest is None or manifest.role != "cloud":
+        raise BadModel("the cloud serves a cloud bundle; make one with `tandem partition`")
+    registry = CollectorRegistry()
+    metrics = CloudMetrics(registry)
+    engine = CloudEngine(model)
+    thread: ModelThread[Pass, tuple[Choice, ...]] = ModelThread(
+        engine,
+        name="cloud-engine",
+        max_rows=settings.max_step_rows,
+        max_waiting=settings.max_waiting,
+        on_step=metrics.stepped,
+    )
+    store = MemoryContexts(
+        hidden=model.shape.hidden,
+        budget_bytes=settings.context_bytes,
+        max_contexts=settings.max_contexts,
+        ttl_seconds=settings.context_ttl_seconds,
+        release=lambda cache: thread.post(cache.close),
+    )
+    welcome = Welcome(manifest.fingerprint, model.span, model.shape)
+    completion = Completion(welcome, store, engine, thread, metrics, settings.reorder_seconds)
+    metrics.watch(
+        waiting=lambda: thread.waiting, contexts=lambda: len(store), nbytes=lambda: store.nbytes
+    )
+    metrics.tau.set(probe_tau(model))
+    shown = _shown(welcome, manifest.compute_format)
+    metrics.build.info({key: str(value) for key, value in shown.items()})
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with thread:
+            sweeper = asyncio.create_task(_sweep(store))
+            yield
+            sweeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeper
+
+    app = FastAPI(title="Tandem cloud", lifespan=lifespan, docs_url=None, redoc_url=None)
+    errors.install(app)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(RequestId)
+    app.include_router(observation_routes(registry, lambda: (True, shown)))
+    app.include_router(Surface(completion, metrics, shown, settings.max_body_bytes).routes())
+    return app
+
+
+def main() -> None:
+    """Serve until SIGTERM; process 1 of the cloud image."""
+    environment.refuse_unknown(Settings)
+    settings = Settings()
+    logs.configure(settings.log_level)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    model = load_bundle(settings.bundle, device=settings.device)
+    uvicorn.run(
+        create_app(settings, model),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=settings.grace_seconds,
+    )
+
+
+async def _sweep(store: MemoryContexts) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        store.sweep()
+
+
+def _shown(welcome: Welcome, compute_format: str) -> dict[str, object]:
+    return {
+        "protocol_version": PROTOCOL_VERSION,
+        "fingerprint": welcome.fingerprint,
+        "depth": welcome.span.depth,
+        "span": [welcome.span.start, welcome.span.stop],
+        "compute_format": compute_format,
+        "modes": list(welcome.modes),
+        "codecs": ["fp32", "fp16", "int8"],
+    }

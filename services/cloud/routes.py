@@ -1,0 +1,119 @@
+"""The cloud's HTTP surface: blocks in, reports out, both as frames of the protocol."""
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from services.cloud.completion import Completion
+from services.cloud.metrics import CloudMetrics
+from shared.errors import Malformed, TandemError
+from shared.protocol.messages import Block, Close, Report, Want
+from shared.protocol.version import (
+    MEDIA_TYPE,
+    PATH_BLOCKS,
+    PATH_CLOSE,
+    PATH_MANIFEST,
+    PATH_STREAM,
+)
+from shared.protocol.wire import decode, decode_block, encode
+from shared.web.errors import fault_of
+
+_OPERATION = {Want.NOTHING: "upload", Want.SOON: "catch_up", Want.NOW: "complete"}
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """What the routes need: the completion, its metrics, the manifest to show and the largest
+    frame taken.
+    """
+
+    completion: Completion
+    metrics: CloudMetrics
+    manifest: dict[str, object]
+    limit: int
+
+    def routes(self) -> APIRouter:
+        """Return the router."""
+        router = APIRouter()
+        router.add_api_route(PATH_MANIFEST, self.show_manifest, methods=["GET"])
+        router.add_api_route(PATH_BLOCKS, self.take_block, methods=["POST"])
+        router.add_api_route(PATH_STREAM, self.stream, methods=["POST"])
+        router.add_api_route(PATH_CLOSE, self.close, methods=["POST"])
+        return router
+
+    async def show_manifest(self) -> Response:
+        """What is served here, for an edge to check itself against."""
+        return JSONResponse(self.manifest)
+
+    async def take_block(self, request: Request) -> Response:
+        """Apply one block and answer with the newest report."""
+        block = await self._read(request)
+        with self._observed(_OPERATION[block.want]):
+            return self._frame(await self.completion.accept(block))
+
+    async def stream(self, request: Request) -> Response:
+        """Apply one block and stream a report per token; a failure after the first report is a
+        fault frame.
+        """
+        block = await self._read(request)
+        reports = self.completion.stream(block)
+        first = await anext(reports)
+        return StreamingResponse(self._frames(first, reports), media_type=MEDIA_TYPE)
+
+    async def close(self, request: Request) -> Response:
+        """Forget a session; closing an unknown one is no error."""
+        with self._observed("close"):
+            message = decode(await request.body(), limit=self.limit)
+            if not isinstance(message, Close):
+                raise Malformed(f"a close was expected, not a {type(message).__name__.lower()}")
+            self.completion.close(message.session)
+            return Response(status_code=204)
+
+    async def _read(self, request: Request) -> Block:
+        body = await request.body()
+        try:
+            block = decode_block(body, limit=self.limit)
+        except TandemError as error:
+            self.metrics.requests.labels(operation="unreadable", outcome=error.code).inc()
+            raise
+        self.metrics.uplink.labels(codec=block.states.codec if block.states else "ids").inc(
+            len(body)
+        )
+        return block
+
+    async def _frames(self, first: Report, reports: AsyncIterator[Report]) -> AsyncIterator[bytes]:
+        with self._observed("stream"):
+            try:
+                yield self._counted(encode(first))
+                async for report in reports:
+                    yield self._counted(encode(report))
+            except TandemError as error:
+                yield self._counted(encode(fault_of(error)))
+                raise
+
+    def _frame(self, report: Report) -> Response:
+        return Response(self._counted(encode(report)), media_type=MEDIA_TYPE)
+
+    def _counted(self, frame: bytes) -> bytes:
+        self.metrics.downlink.inc(len(frame))
+        return frame
+
+    @contextmanager
+    def _observed(self, operation: str) -> Iterator[None]:
+        began = time.perf_counter()
+        outcome = "cancelled"
+        self.metrics.running.inc()
+        try:
+            yield
+            outcome = "ok"
+        except TandemError as error:
+            outcome = error.code
+            raise
+        finally:
+            self.metrics.running.dec()
+            self.metrics.requests.labels(operation=operation, outcome=outcome).inc()
+            self.metrics.duration.labels(operation=operation).observe(time.perf_counter() - began)

@@ -1,0 +1,44 @@
+"""The cloud's settings: read once by `main` from the environment (prefix TANDEM_CLOUD_), then
+handed down.
+"""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every setting of the cloud service. An unknown TANDEM_CLOUD_ variable is refused by
+    `main`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TANDEM_CLOUD_", frozen=True, extra="forbid")
+
+    # Folder of the cloud bundle that `tandem partition` wrote.
+    bundle: Path
+    # Address to listen on.
+    host: str = "127.0.0.1"
+    port: int = Field(default=8001, ge=0, le=65535)
+    # "cpu", "cuda" or "cuda:<n>".
+    device: str = "cpu"
+    # Threads of the model's linear algebra on the CPU; 0 leaves torch's default.
+    threads: int = Field(default=0, ge=0)
+    # Rows (token positions) one step may run: the chunk size of a long prompt.
+    max_step_rows: int = Field(default=512, ge=1)
+    # Passes queued or running beyond which blocks are refused with 503.
+    max_waiting: int = Field(default=256, ge=1)
+    # Bytes for the logs and KV of all sessions together.
+    context_bytes: int = Field(default=2 * 1024**3, ge=1)
+    # Sessions held at once.
+    max_contexts: int = Field(default=1024, ge=1)
+    # Idle time after which a session is forgotten.
+    context_ttl_seconds: float = Field(default=600, gt=0)
+    # How long a block waits for the one before it.
+    reorder_seconds: float = Field(default=2.0, ge=0)
+    # Largest request body, in bytes.
+    max_body_bytes: int = Field(default=64 * 1024**2, ge=1024)
+    # Time in-flight requests get after SIGTERM.
+    grace_seconds: int = Field(default=10, ge=0)
+    # Level of the JSON logs on standard error.
+    log_level: str = "INFO"

@@ -1,0 +1,5 @@
+"""`python -m services.edge`."""
+
+from services.edge.main import main
+
+main()

@@ -1,0 +1,89 @@
+"""The edge's own record of a session: its nodes (tokens and prefix digests) and their coded states,
+and blocks cut from it.
+
+Sans I/O. The coded bytes are kept as first sent, so a cloud that lost the session is given exactly
+the same states again.
+"""
+
+from collections.abc import Sequence
+
+from shared.errors import CloudLost
+from shared.protocol.digest import extend_all, root_digest
+from shared.protocol.messages import Block, HiddenBlock, Opening, Report, Want
+from shared.protocol.wire import canonical
+from shared.quantization import CodedRows
+
+
+class Chain:
+    """Nodes of one session from position 0 on; `sent` is where the next block starts.
+
+    Nodes whose token is known but whose state is not (the newest token, in modes that upload
+    states) are not in the chain yet: `tokens` holds what can be sent.
+    """
+
+    def __init__(self, session: str, opening: Opening, *, hidden: int) -> None:
+        self.session = session
+        self.opening = opening
+        self.tokens: list[int] = []
+        self.digests = [root_digest(opening.fingerprint, session, canonical(opening))]
+        self.states = CodedRows(opening.codec, hidden)
+        self.sent = 0
+        self.acknowledged = 0
+        self._sequence = 0
+        self.opened = False  # whether the cloud is known to hold the session
+
+    @property
+    def end(self) -> int:
+        """Positions in the chain."""
+        return len(self.tokens)
+
+    def extend(self, tokens: Sequence[int], states: HiddenBlock | None) -> None:
+        """Add nodes, with their coded states where the session carries them."""
+        self.digests += extend_all(self.digests[-1], tokens)
+        self.tokens += tokens
+        if states is not None:
+            self.states.append(states)
+
+    def cut(self, *, want: Want, count: int = 0) -> Block:
+        """Return the block of everything not sent yet, and count it as sent."""
+        start, self.sent = self.sent, self.end
+        self._sequence += 1
+        tokens = tuple(self.tokens[start:])
+        return Block(
+            session=self.session,
+            sequence=self._sequence,
+            revision=0,
+            acknowledged=self.acknowledged,
+            parent=self.digests[start],
+            start=start,
+            tokens=tokens,
+            binding=self.end,
+            states=self.states.slice(start, self.end) if tokens and self.states.end else None,
+            want=want,
+            count=count,
+            opening=None if self.opened else self.opening,
+        )
+
+    def unsend(self, start: int) -> None:
+        """Send again from `start`: a block was lost, or the cloud asked for it (from 0 where it
+        lost the session).
+        """
+        self.sent = min(self.sent, start)
+        self.opened = self.opened and start > 0
+
+    def next_tokens(self, report: Report) -> Sequence[int]:
+        """Return the tokens `report` decides beyond the chain, checked against its digest; empty if
+        it has no news.
+
+        Raises:
+            CloudLost: the report speaks of another prefix than this chain's.
+        """
+        fresh = report.through - self.end
+        if fresh <= 0:
+            return ()
+        if fresh > len(report.tokens):
+            raise CloudLost("the cloud's report leaves out tokens", reason="malformed")
+        tokens = report.tokens[-fresh:]
+        if extend_all(self.digests[-1], tokens)[-1] != report.digest:
+            raise CloudLost("the cloud decided on another prefix than this one", reason="diverged")
+        return tokens

@@ -1,0 +1,178 @@
+"""The seam to the cloud: frames over a kept-alive `httpx.AsyncClient`, and every way it can fail
+mapped to our errors.
+
+No `httpx` exception leaves this module. Errors: `CloudLost` where trying again may help (refused,
+timed out, 5xx, damaged or unreadable), `Unfit` where edge and cloud do not fit, `Invalid` where the
+cloud cannot do what the request asks.
+"""
+
+import json
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from shared.errors import CloudLost, Invalid, TandemError, Unfit
+from shared.logs import request_id
+from shared.protocol.messages import Block, Close, Fault, Report
+from shared.protocol.version import (
+    HEADER_REQUEST_ID,
+    MEDIA_TYPE,
+    PATH_BLOCKS,
+    PATH_CLOSE,
+    PATH_MANIFEST,
+    PATH_STREAM,
+)
+from shared.protocol.wire import decode, encode, frame_length
+
+_HEADER_BYTES = 8
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What one session has put on the wire: bytes of frames up and down."""
+
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CloudClient:
+    """Speaks the protocol to one cloud.
+
+    Args:
+        http: with base URL and timeouts set; owned by the caller.
+        limit: largest report taken, in bytes.
+    """
+
+    http: httpx.AsyncClient
+    limit: int
+
+    async def manifest(self) -> dict[str, object]:
+        """What the cloud says it serves."""
+        with _mapped():
+            response = await self.http.get(PATH_MANIFEST)
+        if response.status_code != httpx.codes.OK:
+            raise _refusal(response.status_code, response.content, response.headers, self.limit)
+        try:
+            manifest = json.loads(response.content)
+        except ValueError as error:
+            raise CloudLost("the cloud's manifest is no JSON", reason="malformed") from error
+        if not isinstance(manifest, dict):
+            raise CloudLost("the cloud's manifest is no JSON object", reason="malformed")
+        return manifest
+
+    async def post(self, block: Block, traffic: Traffic) -> Report:
+        """Send a block; return the report it is answered with."""
+        frame = encode(block)
+        traffic.bytes_up += len(frame)
+        with _mapped():
+            response = await self.http.post(PATH_BLOCKS, content=frame, headers=_headers())
+        traffic.bytes_down += len(response.content)
+        if response.status_code != httpx.codes.OK:
+            raise _refusal(response.status_code, response.content, response.headers, self.limit)
+        return self._report(response.content, block.session)
+
+    async def stream(self, block: Block, traffic: Traffic) -> AsyncGenerator[Report]:
+        """Send a block; yield the reports that follow as they come."""
+        frame = encode(block)
+        traffic.bytes_up += len(frame)
+        with _mapped():
+            async with self.http.stream(
+                "POST", PATH_STREAM, content=frame, headers=_headers()
+            ) as response:
+                if response.status_code != httpx.codes.OK:
+                    body = await response.aread()
+                    traffic.bytes_down += len(body)
+                    raise _refusal(response.status_code, body, response.headers, self.limit)
+                buffer = b""
+                async for chunk in response.aiter_bytes():
+                    traffic.bytes_down += len(chunk)
+                    buffer += chunk
+                    while (length := self._complete(buffer)) is not None:
+                        yield self._report(buffer[:length], block.session)
+                        buffer = buffer[length:]
+                if buffer:
+                    raise CloudLost("the cloud's stream ended within a report", reason="broken")
+
+    async def close(self, session: str) -> None:
+        """Tell the cloud that a session is over."""
+        with _mapped():
+            await self.http.post(
+                PATH_CLOSE, content=encode(Close(session=session)), headers=_headers()
+            )
+
+    def _complete(self, buffer: bytes) -> int | None:
+        """Return the length of the first frame of `buffer` once it is all there."""
+        if len(buffer) < _HEADER_BYTES:
+            return None
+        try:
+            length = frame_length(buffer, limit=self.limit)
+        except TandemError as error:
+            raise CloudLost(f"the cloud's stream: {error.message}", reason="malformed") from error
+        return length if len(buffer) >= length else None
+
+    def _report(self, frame: bytes, session: str) -> Report:
+        try:
+            message = decode(frame, limit=self.limit)
+        except TandemError as error:
+            raise CloudLost(f"the cloud's answer: {error.message}", reason="malformed") from error
+        if isinstance(message, Fault):
+            raise _of_fault(message)
+        if not isinstance(message, Report) or message.session != session:
+            raise CloudLost("the cloud's answer is not this session's report", reason="malformed")
+        return message
+
+
+def _headers() -> dict[str, str]:
+    headers = {"content-type": MEDIA_TYPE, "accept": MEDIA_TYPE}
+    if (rid := request_id.get()) is not None:
+        headers[HEADER_REQUEST_ID] = rid
+    return headers
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    """Turn httpx's errors into ours, most specific first."""
+    try:
+        yield
+    except httpx.ConnectTimeout as error:
+        raise CloudLost("connecting to the cloud timed out", reason="timeout") from error
+    except httpx.PoolTimeout as error:
+        raise CloudLost("no free connection to the cloud", reason="pool") from error
+    except httpx.TimeoutException as error:
+        raise CloudLost("the cloud did not answer in time", reason="timeout") from error
+    except httpx.ConnectError as error:
+        raise CloudLost("the cloud refused the connection", reason="refused") from error
+    except httpx.RemoteProtocolError as error:
+        raise CloudLost("the cloud broke off its answer", reason="broken") from error
+    except httpx.HTTPError as error:
+        raise CloudLost(f"the connection to the cloud failed: {error}", reason="broken") from error
+
+
+def _refusal(status: int, body: bytes, headers: httpx.Headers, limit: int) -> TandemError:
+    """The error an answer other than 200 stands for."""
+    try:
+        message = decode(body, limit=limit)
+    except TandemError:
+        message = None
+    after = headers.get("retry-after", "")
+    retry_after = float(after) if after.isdigit() else 1.0
+    if not isinstance(message, Fault):
+        return CloudLost(
+            f"the cloud answered {status}", reason=f"status_{status}", retry_after=retry_after
+        )
+    if status == httpx.codes.SERVICE_UNAVAILABLE or message.retryable:
+        return CloudLost(message.message, reason=message.code, retry_after=retry_after)
+    return _of_fault(message)
+
+
+def _of_fault(fault: Fault) -> TandemError:
+    if fault.code in ("mismatch", "protocol_version"):
+        return Unfit(fault.message)
+    if fault.code == "invalid":
+        return Invalid(fault.message, field=fault.field)
+    # Anything else the cloud says of our bytes is damage on the way: the same rows can be sent
+    # again.
+    return CloudLost(f"the cloud refused a block: {fault.message}", reason=fault.code)

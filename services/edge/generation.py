@@ -1,0 +1,153 @@
+"""How a token is made, on one page.
+
+New tokens go through the edge's layers; an exit that is sure answers; otherwise the cloud is asked,
+which has been sent every state in the meantime; and where the cloud is lost, the edge's own token
+stands in if the request allows it. Knows neither HTTP, text nor the maths of a layer.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+
+from services.edge.engine import EdgeState, Proposal, Proposing, Question
+from services.edge.policy import Fallback, Keep, Offload, Rules, decide
+from services.edge.uplink import Uplink
+from shared import quantization
+from shared.decoding.sampling import SamplingParameters
+from shared.decoding.sequence import Sequence
+from shared.errors import CloudLost
+from shared.runtime.model_thread import ModelThread
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token with where it came from: `exit:<layer>`, `cloud` or `fallback`; confidence where
+    an exit chose it.
+    """
+
+    id: int
+    source: str
+    confidence: float | None
+
+
+@dataclass(slots=True)
+class Generation:
+    """One request being answered. `uplink` is absent in `standalone`.
+
+    `degraded` turns true with the first token an edge exit had to stand in for; `edge_seconds` adds
+    up its share of the steps.
+    """
+
+    sequence: Sequence
+    rules: Rules
+    parameters: SamplingParameters
+    seed: int
+    state: EdgeState
+    thread: ModelThread[Proposing, Proposal]
+    uplink: Uplink | None
+    degraded: bool = False
+    edge_seconds: float = 0.0
+    _unrun: list[int] = field(default_factory=list)
+
+    async def tokens(self) -> AsyncGenerator[Token, None]:
+        """Yield tokens until the sequence finishes; closing the generator releases both sides.
+
+        Raises:
+            CloudLost: the cloud is needed, lost, and the request allows no fallback.
+            Unfit, Invalid: the cloud refuses the session.
+        """
+        async with AsyncExitStack() as stack:
+            stack.callback(self._release)
+            if self.uplink is not None:
+                await stack.enter_async_context(self.uplink)
+            self._unrun = list(self.sequence.ids)
+            if self.rules.mode == "cloud":
+                async with aclosing(self._from_cloud()) as tokens:
+                    async for token in tokens:
+                        yield token
+            while not self.sequence.finished:
+                token = await self._next()
+                self._append(token)
+                yield token
+
+    async def _next(self) -> Token:
+        if self.rules.mode == "split":
+            return await self._offload(await self._run(None))
+        proposal = await self._run(self._question())
+        choice = proposal.choice
+        assert choice is not None
+        reachable = (
+            self.uplink is not None and self.uplink.link.usable and self.rules.mode != "cloud"
+        )
+        match decide(self.rules, proposal.layer, choice.confidence, cloud_reachable=reachable):
+            case Keep(layer=layer):
+                return Token(choice.token, f"exit:{layer}", choice.confidence)
+            case Offload():
+                return await self._offload(proposal)
+            case Fallback():
+                return await self._fallback(proposal)
+
+    async def _offload(self, proposal: Proposal) -> Token:
+        assert self.uplink is not None
+        try:
+            return Token(await self.uplink.ask(), "cloud", None)
+        except CloudLost:
+            if self.rules.on_cloud_loss == "error":
+                raise
+            return await self._fallback(proposal)
+
+    async def _fallback(self, proposal: Proposal) -> Token:
+        self.degraded = True
+        if proposal.choice is None:  # `split` has not asked the exits
+            proposal = await self._run(self._question())
+        choice = proposal.choice
+        assert choice is not None
+        return Token(choice.token, "fallback", choice.confidence)
+
+    async def _from_cloud(self) -> AsyncGenerator[Token, None]:
+        """The whole model in the cloud; where it is lost and the request allows it, the edge
+        goes on alone.
+        """
+        assert self.uplink is not None
+        self.uplink.extend(self.sequence.ids, None)
+        try:
+            async with aclosing(self.uplink.stream(self.sequence.tokens_left)) as stream:
+                async for token_id in stream:
+                    token = Token(token_id, "cloud", None)
+                    self._append(token)
+                    yield token
+                    if self.sequence.finished:
+                        return
+            raise CloudLost("the cloud stopped before the text was finished", reason="broken")
+        except CloudLost:
+            if self.rules.on_cloud_loss == "error":
+                raise
+
+    async def _run(self, question: Question | None) -> Proposal:
+        """Run the tokens not run yet; their states start on their way to the cloud while the
+        edge goes on.
+        """
+        completed = await self.thread.run(Proposing(self.state, self._unrun, question))
+        self.edge_seconds += completed.compute_seconds
+        if self.uplink is not None and self.rules.mode != "cloud" and self._unrun:
+            codec = self.uplink.chain.opening.codec
+            states = quantization.encode(completed.value.states, codec)
+            self.uplink.extend(self._unrun, states)
+        self._unrun = []
+        return completed.value
+
+    def _append(self, token: Token) -> None:
+        self._unrun.append(token.id)
+        self.sequence.append(token.id)
+
+    def _question(self) -> Question:
+        return Question(
+            sure=self.rules.sure,
+            prefix=self.sequence.prefix,
+            parameters=self.parameters,
+            seed=self.seed,
+            index=0,
+        )
+
+    def _release(self) -> None:
+        self.thread.post(self.state.cache.close)

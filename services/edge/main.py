@@ -1,0 +1,179 @@
+"""The edge gateway, put together: settings are read here, and only here, and handed down as
+plain values.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import httpx
+import torch
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from services.edge.answer import Answering, CloudSide, Defaults, Identity
+from services.edge.cloud_client import CloudClient
+from services.edge.engine import EdgeEngine, Proposal, Proposing
+from services.edge.link import Link
+from services.edge.metrics import EdgeMetrics
+from services.edge.probe import Probe
+from services.edge.routes import Surface
+from services.edge.settings import Settings
+from services.edge.text import TextCodec
+from shared import environment, logs
+from shared.errors import BadModel
+from shared.model import Manifest, SpanModel, load_bundle
+from shared.runtime.background import Background
+from shared.runtime.model_thread import ModelThread
+from shared.web import errors
+from shared.web.middleware import BodyLimit, RequestId
+from shared.web.observe import observation_routes
+
+
+def create_app(
+    settings: Settings,
+    model: SpanModel,
+    *,
+    cloud_transport: httpx.AsyncBaseTransport | None = None,
+) -> FastAPI:
+    """Return the edge's application around a loaded model; `cloud_transport` stands in for the
+    network in tests.
+    """
+    manifest = model.manifest
+    if manifest is None or manifest.role != "edge" or manifest.split is None:
+        raise BadModel("the edge serves an edge bundle; make one with `tandem partition`")
+    registry = CollectorRegistry()
+    metrics = EdgeMetrics(registry)
+    engine = EdgeEngine(model, manifest.split)
+    thread: ModelThread[Proposing, Proposal] = ModelThread(
+        engine,
+        name="edge-engine",
+        max_rows=settings.max_step_rows,
+        max_waiting=settings.max_requests,
+        on_step=metrics.stepped,
+    )
+    cloud = _cloud_side(settings, cloud_transport)
+    answering = Answering(
+        text=TextCodec(settings.bundle),
+        engine=engine,
+        thread=thread,
+        cloud=cloud.side if cloud else None,
+        identity=Identity(manifest.fingerprint, manifest.compute_format, model.shape.max_positions),
+        defaults=Defaults(
+            mode=settings.mode if cloud else "standalone",
+            codec=settings.codec,
+            thresholds={layer: info.threshold for layer, info in model.exits.items()},
+            max_requests=settings.max_requests,
+        ),
+        metrics=metrics,
+    )
+    link = cloud.side.link if cloud else None
+    metrics.watch(
+        waiting=lambda: thread.waiting,
+        link_up=lambda: link is not None and link.up,
+        round_trip=lambda: (link.round_trip_seconds if link else None) or 0.0,
+    )
+    shown = _shown(manifest, answering)
+    metrics.build.info({key: str(value) for key, value in shown.items()})
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(thread)
+            if cloud is not None:
+                await stack.enter_async_context(_connected(cloud, manifest, settings))
+            yield
+
+    app = FastAPI(title="Tandem edge", lifespan=lifespan)
+    errors.install(app)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(RequestId)
+    app.include_router(observation_routes(registry, lambda: (True, shown | _cloud_state(link))))
+    app.include_router(Surface(answering, settings.heartbeat_seconds).routes())
+    return app
+
+
+def main() -> None:
+    """Serve until SIGTERM; process 1 of the edge image."""
+    environment.refuse_unknown(Settings)
+    settings = Settings()
+    logs.configure(settings.log_level)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    model = load_bundle(settings.bundle, device=settings.device)
+    uvicorn.run(
+        create_app(settings, model),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=settings.grace_seconds,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Cloud:
+    """The way to the cloud with the connection pool beneath it."""
+
+    side: CloudSide
+    http: httpx.AsyncClient
+
+
+def _cloud_side(settings: Settings, transport: httpx.AsyncBaseTransport | None) -> _Cloud | None:
+    if not settings.cloud_url:
+        return None
+    # Each session may hold an upload and a need at once, and each keeps its connection.
+    connections = 2 * settings.max_requests + 1
+    http = httpx.AsyncClient(
+        base_url=settings.cloud_url,
+        transport=transport,
+        timeout=httpx.Timeout(
+            settings.cloud_timeout_seconds, connect=settings.connect_timeout_seconds
+        ),
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+    )
+    link = Link(settings.first_pause_seconds, settings.longest_pause_seconds)
+    client = CloudClient(http, limit=settings.max_report_bytes)
+    return _Cloud(CloudSide(client, link, Background()), http)
+
+
+@asynccontextmanager
+async def _connected(cloud: _Cloud, manifest: Manifest, settings: Settings) -> AsyncIterator[None]:
+    """Probe the cloud while the service lives; on the way out, let goodbyes finish before the
+    pool closes.
+    """
+    side = cloud.side
+    probe = Probe(side.client, side.link, manifest, settings.probe_seconds)
+    async with cloud.http:
+        looking = asyncio.create_task(probe.run())
+        try:
+            yield
+        finally:
+            looking.cancel()
+            with suppress(asyncio.CancelledError):
+                await looking
+            await side.background.drain(settings.grace_seconds)
+
+
+def _shown(manifest: Manifest, answering: Answering) -> dict[str, object]:
+    return {
+        "model": manifest.model,
+        "fingerprint": manifest.fingerprint,
+        "split": manifest.split,
+        "edge_depth": manifest.edge_depth,
+        "depth": manifest.depth,
+        "compute_format": manifest.compute_format,
+        "modes": list(answering.modes),
+    }
+
+
+def _cloud_state(link: Link | None) -> dict[str, object]:
+    if link is None:
+        return {"cloud": "none"}
+    if link.unfit is not None:
+        return {"cloud": "unfit", "cloud_problem": link.unfit}
+    if not link.up:
+        return {"cloud": "lost", "cloud_problem": link.last_failure}
+    return {"cloud": "reachable" if link.cloud_format else "unknown"}

@@ -1,0 +1,71 @@
+"""Who decides a token: a pure function of what the exits said, whether the cloud is reachable, and
+the request's rules.
+
+The exit rule is CE-CoLLM's (arXiv 2411.02829): keep at an exit whose confidence, the top
+probability, is over its threshold.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Mode = Literal["standalone", "collaborative", "cloud", "split"]
+OnCloudLoss = Literal["degrade", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """The edge's own token stands, taken at the exit before `layer`."""
+
+    layer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """The cloud is asked for this token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """The cloud should have been asked but cannot be: the edge's token stands in."""
+
+
+Decision = Keep | Offload | Fallback
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How one request wants its tokens decided. `thresholds` maps an exit's layer to its
+    threshold.
+    """
+
+    mode: Mode
+    thresholds: Mapping[int, float]
+    on_cloud_loss: OnCloudLoss
+
+    def sure(self, layer: int, confidence: float) -> bool:
+        """Whether the exit before `layer` may answer: 0 keeps every token, 1 keeps none."""
+        return confidence > self.thresholds[layer]
+
+
+def decide(rules: Rules, layer: int, confidence: float, *, cloud_reachable: bool) -> Decision:
+    """Decide on the proposal made at the exit before `layer`.
+
+    In `standalone` the deepest exit's proposal stands even when it is not sure. A lost cloud means
+    `Fallback` only where the request allows it; otherwise `Offload` is tried, and its failure is
+    the user's to see.
+    """
+    if rules.mode == "standalone" or (
+        rules.mode == "collaborative" and rules.sure(layer, confidence)
+    ):
+        return Keep(layer)
+    if cloud_reachable or rules.on_cloud_loss == "error":
+        return Offload()
+    return Fallback()
+
+
+def default_on_cloud_loss(mode: Mode) -> OnCloudLoss:
+    """`collaborative` goes on with edge tokens; modes that promise the full model's text say
+    that they cannot.
+    """
+    return "degrade" if mode in ("standalone", "collaborative") else "error"

@@ -1,0 +1,119 @@
+"""The edge's public HTTP surface: `POST /generate`, whole or as server-sent events, and the page
+at `/`.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+
+from services.edge.answer import Answer, Answering
+from services.edge.schemas import GenerateRequest, TokenView
+from shared.errors import TandemError
+from shared.web.errors import error_body
+
+PAGE = Path(__file__).parent / "static" / "index.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """What the routes need: who answers, and the silence after which a stream carries a comment."""
+
+    answering: Answering
+    heartbeat_seconds: float
+
+    def routes(self) -> APIRouter:
+        """Return the router."""
+        router = APIRouter()
+        router.add_api_route("/generate", self.generate, methods=["POST"], response_model=None)
+        router.add_api_route("/", self.page, methods=["GET"], include_in_schema=False)
+        return router
+
+    async def page(self) -> Response:
+        """One static page that streams a generation and colours each token by its source."""
+        return FileResponse(PAGE, media_type="text/html")
+
+    async def generate(self, body: GenerateRequest, request: Request) -> Response:
+        """Answer a prompt; with `stream`, as server-sent events of text-generation-inference's
+        shape.
+        """
+        answer = self.answering.answer(body)
+        if not body.stream:
+            return await self._whole(body, answer, request)
+        tokens = answer.tokens()
+        first = await anext(tokens)  # what fails before the first token is an HTTP status
+        events = self._events(first, tokens, answer, with_details=body.parameters.details)
+        return StreamingResponse(
+            self._with_heartbeat(events),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+        )
+
+    async def _whole(self, body: GenerateRequest, answer: Answer, request: Request) -> Response:
+        async with aclosing(answer.tokens()) as tokens:
+            async for _ in tokens:
+                if await request.is_disconnected():
+                    return Response(status_code=499)
+        result: dict[str, object] = {"generated_text": answer.text}
+        if body.parameters.details:
+            result["details"] = answer.details().model_dump(mode="json")
+        return JSONResponse(result)
+
+    async def _events(
+        self,
+        first: TokenView,
+        tokens: AsyncGenerator[TokenView],
+        answer: Answer,
+        *,
+        with_details: bool,
+    ) -> AsyncGenerator[bytes]:
+        """An event per token; the last one also carries the text and, if asked for, the details."""
+        async with aclosing(tokens):
+            yield _event(first, answer, with_details=with_details)
+            try:
+                async for token in tokens:
+                    yield _event(token, answer, with_details=with_details)
+            except TandemError as error:
+                yield _sse(error_body(error))
+
+    async def _with_heartbeat(self, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        """Put a comment into silence longer than the heartbeat; closing it ends the events'
+        task.
+        """
+        upcoming = asyncio.ensure_future(anext(events, None))
+        try:
+            while True:
+                done, _ = await asyncio.wait({upcoming}, timeout=self.heartbeat_seconds)
+                if not done:
+                    yield b": still working\n\n"
+                    continue
+                if (event := upcoming.result()) is None:
+                    return
+                yield event
+                upcoming = asyncio.ensure_future(anext(events, None))
+        finally:
+            await _abandon(upcoming, events)
+
+
+def _event(token: TokenView, answer: Answer, *, with_details: bool) -> bytes:
+    last = answer.finished
+    details = answer.details().model_dump(mode="json") if last and with_details else None
+    text = answer.text if last else None
+    return _sse({"token": token.model_dump(), "generated_text": text, "details": details})
+
+
+def _sse(body: object) -> bytes:
+    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+
+
+async def _abandon(upcoming: "asyncio.Future[bytes | None]", events: AsyncGenerator[bytes]) -> None:
+    """Cancel what is awaited, then close the generator, so that both sides are released."""
+    upcoming.cancel()
+    with suppress(asyncio.CancelledError, StopAsyncIteration):
+        await upcoming
+    await events.aclose()

@@ -1,0 +1,88 @@
+"""The edge's public requests: shaped like text-generation-inference's, strict, and nothing
+accepted that is not honoured.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.edge.policy import Mode, OnCloudLoss
+from shared.protocol.messages import Codec
+
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Parameters(BaseModel):
+    """How to generate. Greedy unless `temperature` is given and above 0."""
+
+    model_config = _STRICT
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=131_072)] = 128
+    min_new_tokens: Annotated[int, Field(ge=0, le=131_072)] = 0
+    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    top_k: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None  # drawn, and returned, when not given
+    stop: Annotated[list[StopString], Field(max_length=16)] = []
+    mode: Mode | None = None  # the deployment's default mode when not given
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None  # of both exits
+    codec: Codec | None = None
+    on_cloud_loss: OnCloudLoss | None = None  # the mode's own when not given
+    details: bool = False
+
+
+class GenerateRequest(BaseModel):
+    """The body of `POST /generate`."""
+
+    model_config = _STRICT
+
+    inputs: Annotated[str, Field(min_length=1)]
+    parameters: Parameters = Parameters()
+    stream: bool = False
+
+
+class TokenView(BaseModel):
+    """One token of an answer."""
+
+    id: int
+    text: str
+    source: str
+    confidence: float | None
+
+
+class Usage(BaseModel):
+    """What an answer cost. Seconds are each machine's own; the compute of a shared step is charged
+    by rows.
+
+    `cloud_requests` are those that asked for tokens; `bytes_up` and `bytes_down` are the bodies of
+    every message of the session up to its last token, background uploads included.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    tokens_by_source: dict[str, int]
+    cloud_requests: int
+    cloud_passes: int
+    bytes_up: int
+    bytes_down: int
+    edge_compute_seconds: float
+    cloud_compute_seconds: float
+    network_seconds: float
+
+
+class Details(BaseModel):
+    """Everything about an answer beyond its text."""
+
+    finish_reason: Literal["length", "eos_token", "stop_sequence"]
+    generated_tokens: int
+    seed: int
+    mode: Mode
+    exact: bool
+    degraded: bool
+    tokens: list[TokenView]
+    usage: Usage

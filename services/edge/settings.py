@@ -1,0 +1,55 @@
+"""The edge's settings: read once by `main` from the environment (prefix TANDEM_EDGE_), then
+handed down.
+"""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.edge.policy import Mode
+from shared.protocol.messages import Codec
+
+
+class Settings(BaseSettings):
+    """Every setting of the edge gateway. An unknown TANDEM_EDGE_ variable is refused by `main`."""
+
+    model_config = SettingsConfigDict(env_prefix="TANDEM_EDGE_", frozen=True, extra="forbid")
+
+    # Folder of the edge bundle that `tandem partition` wrote.
+    bundle: Path
+    # Address to listen on.
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    # Base URL of the cloud service; empty for an edge that serves `standalone` only.
+    cloud_url: str = "http://127.0.0.1:8001"
+    # "cpu", "cuda" or "cuda:<n>".
+    device: str = "cpu"
+    # Threads of the model's linear algebra on the CPU; 0 leaves torch's default.
+    threads: int = Field(default=0, ge=0)
+    # Mode of requests that name none.
+    mode: Mode = "collaborative"
+    # Codec of hidden states for requests that name none.
+    codec: Codec = "fp16"
+    # Rows (token positions) one step may run: the chunk size of a long prompt.
+    max_step_rows: int = Field(default=256, ge=1)
+    # Requests served at once, beyond which new ones get 503.
+    max_requests: int = Field(default=64, ge=1)
+    # Largest request body, in bytes.
+    max_body_bytes: int = Field(default=1024**2, ge=1024)
+    # Largest report taken from the cloud, in bytes.
+    max_report_bytes: int = Field(default=4 * 1024**2, ge=1024)
+    # Time to connect to the cloud, and time to wait for its answer, before it counts as lost.
+    connect_timeout_seconds: float = Field(default=1.0, gt=0)
+    cloud_timeout_seconds: float = Field(default=10.0, gt=0)
+    # How long the link rests after a failure; doubles with each further one up to the longest.
+    first_pause_seconds: float = Field(default=0.5, gt=0)
+    longest_pause_seconds: float = Field(default=8.0, gt=0)
+    # Time between looks at whether the cloud is there.
+    probe_seconds: float = Field(default=2.0, gt=0)
+    # Silence after which a stream carries a comment, so that proxies keep it open.
+    heartbeat_seconds: float = Field(default=10.0, gt=0)
+    # Time in-flight requests get after SIGTERM.
+    grace_seconds: int = Field(default=10, ge=0)
+    # Level of the JSON logs on standard error.
+    log_level: str = "INFO"

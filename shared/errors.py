@@ -1,0 +1,139 @@
+"""The error tree of both services: each error has a code, an HTTP status and whether a retry is
+safe.
+
+It knows neither HTTP libraries nor the wire; `shared.web` renders these and
+`services.edge.cloud_client` raises them.
+
+    TandemError
+    ├── Invalid            422  a field of a request is wrong: `field` names it
+    ├── Malformed          400  bytes that are no message of this protocol
+    ├── TooLarge           413  a body or a message over its limit
+    ├── NotFound           404  no such session
+    ├── Mismatch           409  edge and cloud do not fit: `differences` says what differs
+    ├── Overloaded         503  no room now; retry after `retry_after` seconds
+    ├── OutOfMemory        503  the KV budget is spent
+    ├── Unfit              503  the cloud refuses this edge, or the edge this cloud: they do not fit
+    ├── CloudLost          503  no usable answer from the cloud
+    ├── ComputeError       500  the model produced numbers that are not finite
+    └── BadModel           500  a checkpoint or bundle that cannot be served
+"""
+
+from collections.abc import Mapping
+
+
+class TandemError(Exception):
+    """Base of every error Tandem raises on purpose.
+
+    Args:
+        message: one sentence for a person, naming what was wrong.
+        code: a stable machine-readable word; defaults to the class's own.
+        field: the request field at fault, where there is one.
+        retry_after: seconds after which a retry may succeed.
+    """
+
+    code = "internal"
+    status = 500
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        field: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.retry_after = retry_after
+        if code is not None:
+            self.code = code
+
+
+class Invalid(TandemError):
+    """A field of a request holds a value outside its allowed range."""
+
+    code = "invalid"
+    status = 422
+
+
+class Malformed(TandemError):
+    """Bytes that cannot be read as a message of this protocol."""
+
+    code = "malformed"
+    status = 400
+
+
+class TooLarge(TandemError):
+    """A body, message or field over its stated limit."""
+
+    code = "too_large"
+    status = 413
+
+
+class NotFound(TandemError):
+    """The session named does not exist (or never belonged to the caller)."""
+
+    code = "not_found"
+    status = 404
+
+
+class Mismatch(TandemError):
+    """Edge and cloud do not fit; `differences` maps each property to (edge's, cloud's)."""
+
+    code = "mismatch"
+    status = 409
+
+    def __init__(self, differences: Mapping[str, tuple[object, object]]) -> None:
+        listed = "; ".join(f"{k}: edge has {a}, cloud has {b}" for k, (a, b) in differences.items())
+        super().__init__(f"edge and cloud do not fit: {listed}")
+        self.differences = dict(differences)
+
+
+class Overloaded(TandemError):
+    """A bounded queue or store is full."""
+
+    code = "overloaded"
+    status = 503
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message, retry_after=retry_after)
+
+
+class OutOfMemory(Overloaded):
+    """The byte budget for KV or contexts is spent."""
+
+    code = "out_of_memory"
+
+
+class Unfit(TandemError):
+    """Edge and cloud do not fit each other: a fault of the deployment, not of the request."""
+
+    code = "mismatch"
+    status = 503
+
+
+class CloudLost(TandemError):
+    """No usable answer from the cloud: refused, timed out, failed, or not understood."""
+
+    code = "cloud_lost"
+    status = 503
+    retryable = True
+
+    def __init__(self, message: str, *, reason: str, retry_after: float = 1.0) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.reason = reason
+
+
+class ComputeError(TandemError):
+    """The model produced values that are not finite."""
+
+    code = "compute"
+
+
+class BadModel(TandemError):
+    """A checkpoint or bundle that is broken, incomplete or of an unsupported kind."""
+
+    code = "bad_model"

@@ -1,0 +1,123 @@
+"""Loading a bundle: what one machine needs of a model, in one folder, and nothing else.
+
+A bundle holds `manifest.json`, `config.json`, the tokenizer's files, for quantized weights
+`quantization.json`, and safetensors files whose tensors are exactly those the manifest promises.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from shared.errors import BadModel
+from shared.model.checkpoint import StoredTensor, join, read_header
+from shared.model.families import read_json, read_source
+from shared.model.loading import build, check_shape
+from shared.model.manifest import Manifest
+from shared.model.model import SpanModel
+from shared.model.network import LAYERS, Network, Parts
+from shared.model.quantized import DTYPE, MAP_FILE, Map, is_quantized, load_layer, stored_names
+from shared.model.span import LayerSpan, ModelShape
+
+
+def load_bundle(
+    folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> SpanModel:
+    """Load a bundle; it must hold exactly what its manifest promises.
+
+    Args:
+        folder: a folder `write_bundles` made.
+        device: where to compute.
+        dtype: what to compute in; None means what the manifest's format says.
+
+    Raises:
+        BadModel: a tensor is missing, unknown or of another shape, a file is truncated, or the
+            manifest is missing, of an unknown format, or contradicts the configuration.
+        ValueError: quantized weights compute in bfloat16 only.
+    """
+    manifest = Manifest.read(folder)
+    source = read_source(folder)
+    if (source.architecture, ModelShape.of(source.config)) != (
+        manifest.architecture,
+        manifest.shape,
+    ):
+        raise BadModel(f"{folder}: manifest and config.json describe different models")
+    stored = join(read_header(path) for path in sorted(folder.glob("*.safetensors")))
+    parts = _parts(manifest)
+    network = build(source, parts, stored)
+    quantized = is_quantized(manifest.compute_format)
+    native = torch.float32 if manifest.compute_format == "fp32" else DTYPE
+    if quantized and dtype not in (None, DTYPE):
+        raise ValueError(f"{manifest.compute_format} weights compute in bfloat16 only")
+    quanto_map: Map = read_json(folder / MAP_FILE) if quantized else {}
+    _account(folder, network, stored, quanto_map)
+    place = torch.device(device)
+    if quantized:
+        _load_quantized_layers(network, parts.span, stored, quanto_map, place)
+    _load_rest(network, stored, dtype or native, place, skip_layers=quantized)
+    network.finish(place)
+    return SpanModel(
+        source,
+        parts,
+        network,
+        dtype=dtype or native,
+        device=place,
+        exits=manifest.exit_infos(),
+        manifest=manifest,
+    )
+
+
+def _parts(manifest: Manifest) -> Parts:
+    edge = manifest.role == "edge"
+    try:
+        return Parts(
+            manifest.span,
+            embedding=edge or manifest.span.start == 0,
+            head=not edge,
+            exits=tuple(e.layer for e in manifest.exits),
+        )
+    except ValueError as error:
+        raise BadModel(f"the manifest contradicts itself: {error}") from error
+
+
+def _account(
+    folder: Path, network: Network, stored: Mapping[str, StoredTensor], quanto_map: Map
+) -> None:
+    expected = network.expected()
+    names = stored_names(set(expected), quanto_map)
+    for name in sorted(names ^ stored.keys()):
+        fault = "an unknown tensor" if name in stored else "no tensor"
+        raise BadModel(f"{folder} holds {fault} {name}")
+    for name, shape in expected.items():
+        if name in stored:
+            check_shape(stored[name], shape)
+
+
+def _load_rest(
+    network: Network,
+    stored: Mapping[str, StoredTensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    skip_layers: bool,
+) -> None:
+    for name, tensor in stored.items():
+        if not (skip_layers and name.startswith(LAYERS)):
+            network.assign(name, tensor.read(dtype, device))
+
+
+def _load_quantized_layers(
+    network: Network,
+    span: LayerSpan,
+    stored: Mapping[str, StoredTensor],
+    quanto_map: Map,
+    device: torch.device,
+) -> None:
+    for number in span.layers:
+        prefix = f"{LAYERS}{number}."
+        load_layer(
+            network.model.layers[str(number)],
+            {n.removeprefix(prefix): t.read() for n, t in stored.items() if n.startswith(prefix)},
+            {n.removeprefix(prefix): k for n, k in quanto_map.items() if n.startswith(prefix)},
+            device,
+        )

@@ -1,0 +1,148 @@
+"""Keys and values of one session, layer by layer, and the byte budget its model's caches share.
+
+Knows rows and bytes; what is written into the rows is `attention`'s affair.
+"""
+
+import threading
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from shared.errors import OutOfMemory
+from shared.model.span import LayerSpan
+
+# Buffers grow by this many rows. Copying a buffer of n rows once per 64 appended moves n/64 rows
+# per row, little beside the n rows attention reads; doubling would hold up to half of the budget
+# empty.
+CHUNK_ROWS = 64
+
+
+class Ledger:
+    """Counts the KV bytes of all caches of one model. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.held = 0
+        self.limit: int | None = None
+
+    def take(self, count: int) -> None:
+        """Book `count` bytes.
+
+        Raises:
+            OutOfMemory: they do not fit the limit; nothing is booked.
+        """
+        with self._lock:
+            if count > 0 and self.limit is not None and self.held + count > self.limit:
+                raise OutOfMemory(
+                    f"{count} more bytes of KV do not fit: {self.held} of {self.limit} are held"
+                )
+            self.held += count
+
+    def give(self, count: int) -> None:
+        """Book `count` bytes back."""
+        with self._lock:
+            self.held -= count
+
+
+class KVCache:
+    """Rows [0, length(layer)) of keys and values for every layer of a span.
+
+    Each layer has one buffer [2, kv_heads, capacity, D] of keys and values in the model's dtype.
+    Closing gives its bytes back to the budget; a closed cache takes no rows. A cache is a context
+    manager that closes itself.
+    """
+
+    def __init__(self, span: LayerSpan, row: Tensor, ledger: Ledger) -> None:
+        """`row` is an empty buffer [2, kv_heads, 0, D] whose shape, dtype and device all have."""
+        self.ledger = ledger
+        self.closed = False
+        self._start = span.start
+        self._row_bytes = 2 * row.shape[1] * row.shape[3] * row.element_size()
+        self._lengths = [0] * len(span.layers)
+        self._buffers = [row] * len(span.layers)
+
+    def length(self, layer: int) -> int:
+        """Rows held at `layer`."""
+        return self._lengths[layer - self._start]
+
+    def buffer(self, layer: int) -> Tensor:
+        """The buffer [2, kv_heads, capacity, D] of `layer`; rows from length(layer) on are free."""
+        return self._buffers[layer - self._start]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, free rows included."""
+        return sum(buffer.nbytes for buffer in self._buffers)
+
+    def growth(self, layers: Iterable[int], rows: int) -> int:
+        """Bytes that holding `rows` rows at each of `layers` would add."""
+        return sum(self._missing(layer, rows) for layer in layers) * self._row_bytes
+
+    def grow(self, layers: Iterable[int], rows: int) -> int:
+        """Make room for `rows` rows at each of `layers`; returns the bytes added, which the caller
+        has booked.
+        """
+        added = 0
+        for layer in layers:
+            missing = self._missing(layer, rows)
+            if missing:
+                old, kept = self.buffer(layer), self.length(layer)
+                new = old.new_empty(2, old.shape[1], old.shape[2] + missing, old.shape[3])
+                new[:, :, :kept] = old[:, :, :kept]
+                self._buffers[layer - self._start] = new
+                added += missing * self._row_bytes
+        return added
+
+    def extend(self, layers: Iterable[int], rows: int) -> None:
+        """Declare the first `rows` rows of `layers` written."""
+        for layer in layers:
+            self._lengths[layer - self._start] = rows
+
+    def truncate(self, length: int) -> None:
+        """Drop every layer's rows at positions >= `length`; their room is kept for later rows."""
+        self._lengths = [min(held, length) for held in self._lengths]
+
+    def close(self) -> None:
+        """Drop every row and give the bytes back; closing twice is no fault."""
+        if not self.closed:
+            self.closed = True
+            self.ledger.give(self.nbytes)
+            self._lengths = [0] * len(self._lengths)
+            self._buffers = [buffer[:, :, :0].clone() for buffer in self._buffers]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _missing(self, layer: int, rows: int) -> int:
+        short = rows - self.buffer(layer).shape[2]
+        return -(-short // CHUNK_ROWS) * CHUNK_ROWS if short > 0 else 0
+
+
+def reserve(ledger: Ledger, wants: Iterable[tuple[KVCache, range, int]]) -> None:
+    """Make room for each (cache, layers, rows), all or nothing.
+
+    Raises:
+        OutOfMemory: the budget, or the device, has not that much; the bytes booked are exactly
+            those held.
+    """
+    wants = list(wants)
+    total = sum(cache.growth(layers, rows) for cache, layers, rows in wants)
+    ledger.take(total)
+    before = sum(cache.nbytes for cache, _, _ in wants)
+    try:
+        for cache, layers, rows in wants:
+            cache.grow(layers, rows)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        ledger.give(total - (sum(cache.nbytes for cache, _, _ in wants) - before))
+        raise OutOfMemory(f"the device has no room for {total} more bytes of KV") from error

@@ -1,0 +1,119 @@
+"""A span straight from a checkpoint folder: every tensor accounted for, only the span's read.
+
+Knows where tensors lie and which module wants them; does not run the model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import torch
+
+from shared.errors import BadModel
+from shared.model.checkpoint import StoredTensor, read_checkpoint
+from shared.model.exits import TrainedExits, exit_heads, read_exits
+from shared.model.families import Source, read_source
+from shared.model.model import SpanModel
+from shared.model.network import EMBEDDING, UNEMBEDDING, Network, Parts, all_names
+from shared.model.span import LayerSpan
+
+# Checkpoints of early Llama conversions carry these; they are computed from the configuration.
+_COMPUTED = ".rotary_emb.inv_freq"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint folder whose tensors have been accounted for."""
+
+    folder: Path
+    source: Source
+    tensors: Mapping[str, StoredTensor]
+    exits: TrainedExits
+
+    def sources(self, exits: Sequence[int]) -> dict[str, StoredTensor]:
+        """Where every tensor is read, those of the named exits included."""
+        return {**self.tensors, **self.exits.sources(exits, self.tensors)}
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Read configuration and headers, and account for every tensor.
+
+    Raises:
+        BadModel: naming the unsupported feature, or the tensor that is missing, unknown, of another
+            shape, or (a tied unembedding) not what it is said to be.
+    """
+    source = read_source(folder)
+    stored = read_checkpoint(folder)
+    tensors = {name: t for name, t in stored.items() if not name.endswith(_COMPUTED)}
+    expected = all_names(source)
+    optional = {UNEMBEDDING} if source.tied else set()
+    for name in sorted(tensors.keys() ^ expected.keys()):
+        if name not in optional:
+            fault = "an unknown tensor" if name in tensors else "no tensor"
+            raise BadModel(f"{folder} holds {fault} {name}")
+    for name, tensor in tensors.items():
+        check_shape(tensor, expected[name])
+    if source.tied and UNEMBEDDING in tensors:
+        _check_tied(tensors)
+    return Checkpoint(folder, source, tensors, read_exits(folder))
+
+
+def load_span(
+    checkpoint: Path,
+    span: LayerSpan,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
+    embedding: bool,
+    head: bool,
+    exits: Sequence[int] = (),
+) -> SpanModel:
+    """Load layers `span` of a Hugging Face checkpoint, reading only what they need.
+
+    Args:
+        checkpoint: folder with config.json and safetensors files.
+        span: the layers.
+        dtype: what to compute in; weights are converted while they are read.
+        device: where to compute.
+        embedding: whether token ids may enter.
+        head: whether to hold the final norm and the unembedding.
+        exits: layers to hold an exit in front of.
+
+    Raises:
+        BadModel: the checkpoint is broken or not supported, naming what is wrong.
+        ValueError: the span has another depth or does not reach what is asked for.
+    """
+    opened = open_checkpoint(checkpoint)
+    if span.depth != opened.source.config.num_hidden_layers:
+        raise ValueError(f"{span} is not of {opened.source.config.num_hidden_layers} layers")
+    parts = Parts(span, embedding, head, tuple(exits))
+    sources = opened.sources(parts.exits)
+    network = build(opened.source, parts, sources)
+    place = torch.device(device)
+    for name, shape in network.expected().items():
+        if name not in sources:
+            raise BadModel(f"there is no tensor {name}")
+        check_shape(sources[name], shape)
+        network.assign(name, sources[name].read(dtype, place))
+    network.finish(place)
+    infos = {layer: opened.exits.info(layer) for layer in parts.exits}
+    return SpanModel(opened.source, parts, network, dtype=dtype, device=place, exits=infos)
+
+
+def build(source: Source, parts: Parts, sources: Mapping[str, StoredTensor]) -> Network:
+    """Build a span's modules on the meta device, exits shaped by their tensors in `sources`."""
+    own = {n: t for n, t in sources.items() if n.startswith("exits.")}
+    return Network(source, parts, exit_heads(source, own))
+
+
+def check_shape(tensor: StoredTensor, shape: torch.Size) -> None:
+    """Raise BadModel unless the tensor has this shape."""
+    if tensor.shape != tuple(shape):
+        raise BadModel(f"tensor {tensor.name} has shape {tensor.shape}, not {tuple(shape)}")
+
+
+def _check_tied(tensors: Mapping[str, StoredTensor]) -> None:
+    pieces = zip_longest(tensors[EMBEDDING].pieces(), tensors[UNEMBEDDING].pieces())
+    if any(one != other for one, other in pieces):
+        raise BadModel(f"{UNEMBEDDING} differs from {EMBEDDING}, to which it is said to be tied")

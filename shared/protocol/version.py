@@ -1,0 +1,22 @@
+"""What both sides must name alike before any message is read: version, paths, headers, limits.
+
+Any change of a message's meaning or layout raises `PROTOCOL_VERSION`; a peer of another version is
+refused.
+"""
+
+PROTOCOL_VERSION = 1
+
+MEDIA_TYPE = "application/msgpack"
+
+PATH_MANIFEST = "/v1/manifest"
+PATH_BLOCKS = "/v1/blocks"
+PATH_STREAM = "/v1/blocks/stream"
+PATH_CLOSE = "/v1/close"
+
+HEADER_REQUEST_ID = "x-request-id"
+
+# Bounds that hold before anything is allocated from what a peer claims.
+MAX_BLOCK_TOKENS = 131_072
+MAX_HIDDEN = 65_536
+MAX_VOCABULARY = 2_000_000
+MAX_SESSION_ID = 64

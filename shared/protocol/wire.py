@@ -1,0 +1,118 @@
+"""Messages to bytes and back.
+
+A frame is `"TD"`, version (u8), kind (u8), payload length (u32), the payload (one msgpack map), and
+CRC-32 (u32) of every byte before it, little-endian. A stream is frames end to end. Sizes are
+bounded before anything is decoded; whatever is wrong raises `Malformed` or `TooLarge` with a code
+that says which.
+"""
+
+import struct
+import zlib
+from dataclasses import asdict
+from typing import Any
+
+import msgpack
+from pydantic import TypeAdapter, ValidationError
+
+from shared.errors import Malformed, TooLarge
+from shared.protocol.messages import Block, Close, Fault, Message, Opening, Report
+from shared.protocol.version import MAX_BLOCK_TOKENS, PROTOCOL_VERSION
+
+MAGIC = b"TD"
+_HEADER = struct.Struct("<2sBBI")
+_TRAILER = struct.Struct("<I")
+OVERHEAD_BYTES = _HEADER.size + _TRAILER.size
+
+_KINDS: dict[int, TypeAdapter[Any]] = {
+    1: TypeAdapter(Block),
+    2: TypeAdapter(Report),
+    3: TypeAdapter(Close),
+    4: TypeAdapter(Fault),
+}
+_KIND_OF: dict[type, int] = {Block: 1, Report: 2, Close: 3, Fault: 4}
+
+
+def encode(message: Message) -> bytes:
+    """Return the frame of `message`."""
+    payload: bytes = msgpack.packb(asdict(message), use_bin_type=True)
+    framed = _HEADER.pack(MAGIC, PROTOCOL_VERSION, _KIND_OF[type(message)], len(payload)) + payload
+    return framed + _TRAILER.pack(zlib.crc32(framed))
+
+
+def canonical(opening: Opening) -> bytes:
+    """Return the bytes of an opening that both sides hash into the root digest."""
+    packed: bytes = msgpack.packb(asdict(opening), use_bin_type=True)
+    return packed
+
+
+def frame_length(header: bytes, *, limit: int) -> int:
+    """Return the length of the whole frame that starts with these 8 bytes; refuses one over
+    `limit` bytes.
+    """
+    if len(header) < _HEADER.size:
+        raise Malformed(f"a frame of {len(header)} bytes has no complete header", code="truncated")
+    magic, version, kind, length = _HEADER.unpack_from(header)
+    if magic != MAGIC:
+        raise Malformed("the bytes are no Tandem frame", code="malformed")
+    if version != PROTOCOL_VERSION:
+        raise Malformed(
+            f"protocol version {version} is not served; this side speaks {PROTOCOL_VERSION}",
+            code="protocol_version",
+        )
+    if kind not in _KINDS:
+        raise Malformed(f"unknown kind of message {kind}", code="malformed")
+    total: int = length + OVERHEAD_BYTES
+    if total > limit:
+        raise TooLarge(f"a frame of {total} bytes is over the limit of {limit} bytes")
+    return total
+
+
+def decode(frame: bytes, *, limit: int) -> Message:
+    """Return the message in `frame`, which must be exactly one frame of at most `limit` bytes.
+
+    Raises:
+        Malformed: codes `truncated`, `malformed`, `protocol_version`, `checksum`, `field`.
+        TooLarge: over the limit.
+    """
+    total = frame_length(frame, limit=limit)
+    if len(frame) < total:
+        raise Malformed(f"a frame of {total} bytes was cut at {len(frame)}", code="truncated")
+    if len(frame) > total:
+        raise Malformed(f"{len(frame) - total} bytes follow the frame", code="malformed")
+    (checksum,) = _TRAILER.unpack_from(frame, total - _TRAILER.size)
+    if zlib.crc32(memoryview(frame)[: total - _TRAILER.size]) != checksum:
+        raise Malformed("the frame's checksum does not match its bytes", code="checksum")
+    fields = _unpack(frame[_HEADER.size : total - _TRAILER.size])
+    try:
+        message: Message = _KINDS[frame[3]].validate_python(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(str(part) for part in first["loc"]) or "message"
+        raise Malformed(f"{name}: {first['msg']}", code="field", field=name) from error
+    return message
+
+
+def decode_block(frame: bytes, *, limit: int) -> Block:
+    """Decode a frame that must hold a block."""
+    message = decode(frame, limit=limit)
+    if not isinstance(message, Block):
+        raise Malformed(f"a block was expected, not a {type(message).__name__.lower()}")
+    return message
+
+
+def _unpack(payload: bytes) -> dict[str, Any]:
+    try:
+        fields = msgpack.unpackb(
+            payload,
+            use_list=False,
+            raw=False,
+            strict_map_key=True,
+            max_array_len=MAX_BLOCK_TOKENS,
+            max_map_len=64,
+            max_ext_len=0,
+        )
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise Malformed(f"the payload is no msgpack map: {error}", code="malformed") from error
+    if not isinstance(fields, dict):
+        raise Malformed("the payload is no msgpack map", code="malformed")
+    return fields

@@ -1,0 +1,85 @@
+"""Renders the error tree of `shared.errors` as HTTP: JSON for people, a fault frame for peers of
+the protocol.
+"""
+
+import logging
+import math
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from shared.errors import TandemError
+from shared.protocol.messages import Fault
+from shared.protocol.version import MEDIA_TYPE
+from shared.protocol.wire import encode
+
+# What FastAPI says where a body cannot be decoded; it names neither body nor encoding.
+_UNPARSED = "There was an error parsing the body"
+
+_log = logging.getLogger(__name__)
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer every error with a body of the one shape `{"error", "error_type", ...}`."""
+    app.add_exception_handler(TandemError, _on_tandem_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_unforeseen)
+
+
+def fault_of(error: TandemError) -> Fault:
+    """The wire's form of an error."""
+    return Fault(
+        code=error.code,
+        message=error.message[:4096],
+        retryable=error.retryable,
+        field=error.field,
+    )
+
+
+def error_body(error: TandemError) -> dict[str, object]:
+    """The JSON form of an error, of text-generation-inference's shape."""
+    body: dict[str, object] = {"error": error.message, "error_type": error.code}
+    if error.field is not None:
+        body["field"] = error.field
+    return body
+
+
+def _on_tandem_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TandemError)
+    headers = {}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(math.ceil(error.retry_after))
+    if error.status >= 500 and not error.retryable:
+        _log.error("request failed", extra={"path": request.url.path, "code": error.code})
+    if request.headers.get("accept") == MEDIA_TYPE:
+        return Response(
+            encode(fault_of(error)), error.status, media_type=MEDIA_TYPE, headers=headers
+        )
+    return JSONResponse(error_body(error), error.status, headers=headers)
+
+
+def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+    problem = {"json_invalid": "the body is no valid JSON", "extra_forbidden": "unknown field"}
+    message = f"{field}: {problem.get(first['type'], first['msg'])}"
+    return JSONResponse({"error": message, "error_type": "validation", "field": field}, 422)
+
+
+def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.detail == _UNPARSED:
+        message = "the body is no valid UTF-8 JSON"
+        return JSONResponse({"error": message, "error_type": "malformed", "field": "body"}, 400)
+    return JSONResponse(
+        {"error": str(error.detail), "error_type": "http"}, error.status_code, headers=error.headers
+    )
+
+
+def _on_unforeseen(request: Request, error: Exception) -> Response:
+    _log.error("unforeseen error", extra={"path": request.url.path}, exc_info=error)
+    return JSONResponse({"error": "internal error", "error_type": "internal"}, 500)

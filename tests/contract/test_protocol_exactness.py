@@ -1,0 +1,170 @@
+"""Protocol exactness: whatever the network does to frames, every token is the one its source would
+give on that prefix.
+
+The real cloud (routes, completion, contexts), the real edge (generation, uplink, chain) and the
+real wire around a model in integers whose states are digests, so equality is exact and a single
+misplaced state is seen at the next token.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.cloud.contexts.context import Context, Standing
+from services.edge.chain import Chain
+from services.edge.policy import Mode
+from shared.errors import CloudLost, TandemError
+from shared.protocol.messages import Block
+from tests.support.faults import Fault
+from tests.support.toy_model import (
+    EDGE_DEPTH,
+    SPLIT,
+    VOCABULARY,
+    exit_logits,
+    full_choice,
+    states_of,
+)
+from tests.support.toy_service import Case, Outcome, run_case, toy_cloud
+
+EXITS = (SPLIT, EDGE_DEPTH)
+
+# A case takes about 10 ms, so this suite affords more of them than a profile's default.
+many = settings(max_examples=10 * settings.default.max_examples)
+
+percent = st.integers(0, 100)
+thresholds = st.sampled_from([0.0, 0.08, 0.3, 0.6, 0.9, 1.0])
+
+
+@st.composite
+def cases(draw: st.DrawFn, modes: tuple[Mode, ...] = ("collaborative", "split", "cloud")) -> Case:
+    return Case(
+        mode=draw(st.sampled_from(modes)),
+        prompt=draw(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=12)),
+        new_tokens=draw(st.integers(1, 16)),
+        thresholds={layer: draw(thresholds) for layer in EXITS},
+        errors={layer: draw(percent) for layer in EXITS},
+        faults=draw(st.lists(st.sampled_from(list(Fault)), max_size=24)),
+        on_cloud_loss=draw(st.sampled_from(["degrade", "error"])),
+    )
+
+
+def answer(case: Case) -> Outcome:
+    async def served() -> Outcome:
+        async with toy_cloud() as cloud:
+            return await run_case(case, cloud)
+
+    return asyncio.run(served())
+
+
+def check_tokens(case: Case, outcome: Outcome) -> None:
+    """Hold every token against the definition of its source on the prefix it was made on."""
+    tokens = list(case.prompt)
+    for token in outcome.tokens:
+        proposals = {layer: _proposal(case, tokens, layer) for layer in EXITS}
+        sure = [layer for layer in EXITS if proposals[layer][1] > case.thresholds[layer]]
+        if token.source.startswith("exit:"):
+            assert case.mode in ("collaborative", "standalone")
+            layer = int(token.source.removeprefix("exit:"))
+            assert layer == (sure[0] if sure else EDGE_DEPTH), (token, sure)
+            assert token.id == proposals[layer][0]
+        else:
+            assert case.mode != "collaborative" or not sure, f"{token} where exit {sure} was sure"
+            expected = {
+                "cloud": full_choice(tokens),
+                "fallback": proposals[sure[0] if sure else EDGE_DEPTH][0],
+            }
+            assert token.id == expected[token.source], (token, len(tokens))
+        tokens.append(token.id)
+    finished = len(outcome.tokens) == case.new_tokens
+    assert finished or isinstance(outcome.error, CloudLost), outcome.error
+    assert outcome.error is None or case.on_cloud_loss == "error"
+
+
+def _proposal(case: Case, tokens: list[int], layer: int) -> tuple[int, float]:
+    logits = exit_logits(layer, *states_of(tokens)[-1], case.errors[layer])
+    top = logits.softmax(0).max(0)
+    return int(top.indices), float(top.values)
+
+
+@many
+@given(case=cases())
+def test_every_token_is_its_sources_own_under_faults(case: Case) -> None:
+    check_tokens(case, answer(case))
+
+
+@given(case=cases(modes=("collaborative",)))
+def test_without_faults_no_token_falls_back(case: Case) -> None:
+    calm = Case(**{**vars(case), "faults": ()})
+    outcome = answer(calm)
+    check_tokens(calm, outcome)
+    assert {token.source for token in outcome.tokens} <= {"cloud", *(f"exit:{e}" for e in EXITS)}
+
+
+@given(case=cases(), lost=st.integers(0, 20))
+def test_one_fault_at_a_time_changes_no_token(case: Case, lost: int) -> None:
+    """A single lost, doubled or damaged frame is repaired within the request: the text is the
+    calm run's.
+    """
+    for fault in (
+        Fault.LOSE_REQUEST,
+        Fault.LOSE_ANSWER,
+        Fault.DOUBLE,
+        Fault.DAMAGE_ANSWER,
+        Fault.FORGET,
+    ):
+        script = [*[Fault.NONE] * lost, fault]
+        calm = answer(Case(**{**vars(case), "faults": ()}))
+        struck = answer(Case(**{**vars(case), "faults": script}))
+        assert [t.id for t in struck.tokens] == [t.id for t in calm.tokens], fault
+        assert struck.error is None
+
+
+def _apply_without_fencing(self: Context, block: Block) -> Standing:
+    self._extend(block)
+    self.sequence = max(self.sequence, block.sequence)
+    self.confirmed = max(self.confirmed, min(block.binding, self.through))
+    return Standing.APPLIED
+
+
+def _unsend_nothing(self: Chain, start: int) -> None:
+    del self, start
+
+
+def _truncate_but_keep_the_states(self: Context, end: int) -> None:
+    del self.tokens[end:]
+    del self.digests[end + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "planted", "broken_property"),
+    [
+        (
+            Context,
+            "apply",
+            _apply_without_fencing,
+            test_every_token_is_its_sources_own_under_faults,
+        ),
+        (
+            Context,
+            "truncate",
+            _truncate_but_keep_the_states,
+            test_every_token_is_its_sources_own_under_faults,
+        ),
+        (Chain, "unsend", _unsend_nothing, test_one_fault_at_a_time_changes_no_token),
+    ],
+)
+def test_a_planted_fault_is_caught(
+    owner: type,
+    name: str,
+    planted: Callable[..., Any],
+    broken_property: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same property must fail on broken code, or it says nothing."""
+    monkeypatch.setattr(owner, name, planted)
+    with pytest.raises((AssertionError, ExceptionGroup, TandemError, IndexError)):
+        broken_property()

@@ -1,0 +1,153 @@
+"""The real services around the toy model: cloud routes, completion and contexts; edge generation
+and uplink; no sockets.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import httpx
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from services.cloud.completion import Completion
+from services.cloud.contexts import MemoryContexts
+from services.cloud.engine import CloudEngine
+from services.cloud.metrics import CloudMetrics
+from services.cloud.routes import Surface
+from services.cloud.welcome import Welcome
+from services.edge.chain import Chain
+from services.edge.cloud_client import CloudClient
+from services.edge.engine import EdgeEngine
+from services.edge.generation import Generation, Token
+from services.edge.link import Link
+from services.edge.metrics import EdgeMetrics
+from services.edge.policy import Mode, OnCloudLoss, Rules
+from services.edge.uplink import Uplink
+from shared.decoding.sampling import SAMPLER_VERSION, SamplingParameters
+from shared.decoding.sequence import Sequence as TokenSequence
+from shared.model import LayerSpan, SpanModel
+from shared.protocol.messages import Codec, Opening, Sampling
+from shared.runtime.background import Background
+from shared.runtime.model_thread import ModelThread
+from shared.web import errors
+from tests.support.faults import Fault, FaultyTransport
+from tests.support.toy_model import DEPTH, EDGE_DEPTH, SPLIT, WIDTH, ToyModel
+
+FINGERPRINT = "toy"
+LIMIT = 1 << 20
+
+
+@dataclass
+class ToyCloud:
+    """A cloud holding the whole toy model, as an ASGI application."""
+
+    app: FastAPI
+    store: MemoryContexts
+
+    def forget(self) -> None:
+        """Lose every session, as a restart does."""
+        for session in list(self.store._contexts):
+            self.store.close(session)
+
+
+@asynccontextmanager
+async def toy_cloud(
+    *, budget_bytes: int = 1 << 20, max_step_rows: int = 5
+) -> AsyncIterator[ToyCloud]:
+    """Run a cloud; a small row budget makes every prompt a chunked one."""
+    model = ToyModel(LayerSpan(0, DEPTH, DEPTH))
+    engine = CloudEngine(cast(SpanModel, model))
+    metrics = CloudMetrics(CollectorRegistry())
+    with ModelThread(engine, "toy-cloud", max_step_rows, 64) as thread:
+        store = MemoryContexts(
+            hidden=WIDTH,
+            budget_bytes=budget_bytes,
+            max_contexts=8,
+            ttl_seconds=60,
+            release=lambda cache: thread.post(cache.close),
+        )
+        welcome = Welcome(FINGERPRINT, model.span, model.shape)
+        completion = Completion(welcome, store, engine, thread, metrics, reorder_seconds=0.0)
+        app = FastAPI()
+        errors.install(app)
+        app.include_router(Surface(completion, metrics, {}, LIMIT).routes())
+        yield ToyCloud(app, store)
+        await completion.background.drain(5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One request and what it will suffer."""
+
+    mode: Mode
+    prompt: Sequence[int]
+    new_tokens: int
+    thresholds: dict[int, float]
+    errors: dict[int, int]  # exit layer -> percent of wrong answers
+    faults: Sequence[Fault] = ()
+    on_cloud_loss: OnCloudLoss = "degrade"
+    codec: Codec = "fp16"
+
+
+@dataclass
+class Outcome:
+    """What came of a case: tokens with sources, the error that ended it, and the two sides'
+    states.
+    """
+
+    tokens: list[Token] = field(default_factory=list)
+    error: Exception | None = None
+    generation: Generation | None = None
+    uplink: Uplink | None = None
+    bodies: list[bytes] = field(default_factory=list)
+
+
+async def run_case(case: Case, cloud: ToyCloud) -> Outcome:
+    """Answer one request against `cloud`, through a transport that follows the case's script."""
+    outcome = Outcome()
+    model = ToyModel(LayerSpan(0, EDGE_DEPTH, DEPTH), dict(case.errors))
+    engine = EdgeEngine(cast(SpanModel, model), SPLIT)
+    transport = FaultyTransport(httpx.ASGITransport(cloud.app), case.faults, cloud.forget)
+    background = Background()
+    async with AsyncExitStack() as stack:
+        thread: ModelThread[Any, Any] = stack.enter_context(ModelThread(engine, "toy-edge", 3, 64))
+        http = await stack.enter_async_context(
+            httpx.AsyncClient(transport=transport, base_url="http://cloud")
+        )
+        metrics = EdgeMetrics(CollectorRegistry())
+        opening = Opening(
+            fingerprint=FINGERPRINT,
+            trunk_format="fp32",
+            sampler_version=SAMPLER_VERSION,
+            depth=DEPTH,
+            split=0 if case.mode == "cloud" else SPLIT,
+            mode=cast(Any, case.mode),
+            codec=case.codec,
+            prompt_tokens=len(case.prompt),
+            max_positions=len(case.prompt) + case.new_tokens,
+            sampling=Sampling(),
+        )
+        link = Link(0.0, 0.0)
+        chain = Chain("session-1", opening, hidden=WIDTH)
+        uplink = Uplink(chain, CloudClient(http, LIMIT), link, metrics, background)
+        generation = Generation(
+            sequence=TokenSequence(case.prompt, max_new_tokens=case.new_tokens, eos_ids=()),
+            rules=Rules(
+                mode=case.mode, thresholds=case.thresholds, on_cloud_loss=case.on_cloud_loss
+            ),
+            parameters=SamplingParameters(),
+            seed=0,
+            state=engine.new_state(),
+            thread=thread,
+            uplink=None if case.mode == "standalone" else uplink,
+        )
+        outcome.generation, outcome.uplink, outcome.bodies = generation, uplink, transport.bodies
+        try:
+            async for token in generation.tokens():
+                outcome.tokens.append(token)
+        except Exception as error:
+            outcome.error = error
+        await background.drain(5)
+    return outcome

@@ -1,0 +1,130 @@
+"""The model card: what `training.json`, `evaluation.json` and `calibration.json` say, as prose.
+
+The prose is `card.md`; no figure in it is typed by hand, and a card is written again after every
+training, tuning or evaluation. It knows the form of those three files and nothing of how they came
+about.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from training.sources import HELD_OUT, TRAINING
+
+_TEMPLATE = Path(__file__).with_name("card.md")
+_PROSE_COLUMNS = {"from", "licence"}
+
+
+def write_card(folder: Path) -> Path:
+    """Write `README.md` into a checkpoint folder that was trained, tuned and evaluated.
+
+    Raises FileNotFoundError when one of the three files is missing.
+    """
+    training, evaluation, calibration = (
+        json.loads((folder / f"{name}.json").read_text())
+        for name in ("training", "evaluation", "calibration")
+    )
+    fields = {
+        "name": folder.resolve().name,
+        **_model_fields(training),
+        **_run_fields(training),
+        **_exit_fields(calibration),
+        "figures": _figures(evaluation["texts"]),
+        "sources": _sources(training["config"]["mixture"]),
+        "held_out": _table(
+            ["file", "from", "licence"],
+            [[name, source.origin, source.licence] for name, source in HELD_OUT.items()],
+        ),
+    }
+    card = folder / "README.md"
+    card.write_text(Template(_TEMPLATE.read_text()).substitute(fields))
+    return card
+
+
+def _model_fields(training: Mapping[str, Any]) -> dict[str, str]:
+    size = training["config"]["size"]
+    names = ("layers", "hidden", "heads", "kv_heads", "vocabulary", "max_positions")
+    return {
+        **{name: f"{size[name]:,}" for name in names},
+        "millions": f"{training['parameters'] / 1e6:.1f}",
+        "exits": " and ".join(map(str, size["exits"])),
+    }
+
+
+def _run_fields(training: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "steps": f"{training['steps']:,}",
+        "tokens": f"{training['tokens'] / 1e6:.1f}",
+        "minutes": f"{training['seconds'] / 60:.0f}",
+        "device": training["device"],
+        "seed": str(training["config"]["seed"]),
+    }
+
+
+def _exit_fields(calibration: Mapping[str, Any]) -> dict[str, str]:
+    exits, thresholds = calibration["exits"], calibration["thresholds"]
+    parts = {
+        "the prompts that chose": calibration["chosen_on"],
+        "the other prompts": calibration["tested_on"],
+        **{f"– {name}": kept for name, kept in calibration["tested_by_source"].items()},
+    }
+    head = ["on", "tokens", "kept", *(f"kept at exit {layer}" for layer in exits), "agreement"]
+    rows = [
+        [
+            name,
+            f"{kept['tokens']:,}",
+            _percent(kept["share"]),
+            *map(_percent, kept["shares"]),
+            _percent(kept["agreement"]),
+        ]
+        for name, kept in parts.items()
+    ]
+    chosen = zip(exits, thresholds, strict=True)
+    return {
+        "thresholds": " and ".join(f"{value:g} at exit {layer}" for layer, value in chosen),
+        "target": _percent(calibration["target"]),
+        "kept": _table(head, rows),
+    }
+
+
+def _figures(texts: Mapping[str, Any]) -> str:
+    *exits, end = next(iter(texts.values()))["perplexity"]
+    head = [
+        "text",
+        "tokens",
+        *(f"perplexity, exit {layer}" for layer in exits),
+        "perplexity, end",
+        "bits per byte, end",
+        *(f"agreement, exit {layer}" for layer in exits),
+    ]
+    rows = [
+        [
+            name,
+            f"{score['tokens']:,}",
+            *(f"{score['perplexity'][layer]:.1f}" for layer in (*exits, end)),
+            f"{score['bits_per_byte']:.2f}",
+            *(_percent(score["agreement"][layer]) for layer in exits),
+        ]
+        for name, score in texts.items()
+    ]
+    return _table(head, rows)
+
+
+def _sources(mixture: Mapping[str, float]) -> str:
+    rows = [
+        [name, TRAINING[name].origin, _percent(share), TRAINING[name].licence]
+        for name, share in mixture.items()
+        if name in TRAINING
+    ]
+    return _table(["source", "from", "share", "licence"], rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    rule = ["---", *("---" if name in _PROSE_COLUMNS else "---:" for name in head[1:])]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *rows))
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,162 @@
+"""What every exit and the end of a checkpoint say at each position of a text.
+
+The checkpoint runs on the engine that serves it, in float32: the figures are those of the shipped
+files, and not of the run that made them. It knows neither thresholds nor which text is worth
+reading.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer
+
+from shared.errors import BadModel
+from shared.model import KVCache, LayerSpan, ModelShape, Segment, load_span
+from shared.model.exits import read_exits
+
+_SESSIONS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What E exits and the end say after each of T tokens, in the order of their layers.
+
+    choices [E+1, T] int64: the likeliest next token; confidence [E+1, T] float32: its probability;
+    losses [E+1, T] float32: nats of the token that did follow (NaN after the last). The end is the
+    last row.
+    """
+
+    choices: Tensor
+    confidence: Tensor
+    losses: Tensor
+
+    @property
+    def agrees(self) -> Tensor:
+        """[E, T] bool: where an exit chooses as the end does."""
+        return self.choices[:-1] == self.choices[-1]
+
+    def at(self, start: int, stop: int) -> "Reading":
+        """The same at positions [start, stop)."""
+        span = slice(start, stop)
+        return Reading(self.choices[:, span], self.confidence[:, span], self.losses[:, span])
+
+
+def join(readings: Sequence[Reading]) -> Reading:
+    """Readings of several texts as one."""
+    return Reading(
+        torch.cat([r.choices for r in readings], dim=1),
+        torch.cat([r.confidence for r in readings], dim=1),
+        torch.cat([r.losses for r in readings], dim=1),
+    )
+
+
+class Reader:
+    """A checkpoint folder with its exits, loaded for measuring.
+
+    `thresholds` are those of its exits, by layer, rising. Raises BadModel when the folder has no
+    exits or is not supported.
+    """
+
+    def __init__(self, folder: Path, *, device: str = "cpu") -> None:
+        exits = read_exits(folder).infos
+        if not exits:
+            raise BadModel(f"{folder} has no exits")
+        self.folder = folder
+        self.thresholds = {layer: exits[layer].threshold for layer in sorted(exits)}
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        shape = ModelShape.of(AutoConfig.from_pretrained(folder))
+        self.max_positions = shape.max_positions
+        self._depth = shape.depth
+        self._device = device
+        self._model = load_span(
+            folder,
+            LayerSpan(0, shape.depth, shape.depth),
+            dtype=torch.float32,
+            device=device,
+            embedding=True,
+            head=True,
+            exits=self.exits,
+        )
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """Layers in front of which there is an exit, rising."""
+        return tuple(self.thresholds)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The exits and the end: the rows of a reading, by layer; the end is the model's depth."""
+        return (*self.exits, self._depth)
+
+    def ids(self, text: str) -> list[int]:
+        """The text's tokens, those that the tokenizer adds included."""
+        return list(self.tokenizer(text, verbose=False)["input_ids"])
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of tokens."""
+        return str(self.tokenizer.decode(list(ids)))
+
+    @torch.inference_mode()
+    def read(self, ids: Sequence[int]) -> Reading:
+        """Read one text of at most `max_positions` tokens."""
+        tokens = self._tensor(ids)
+        heads = []
+        with self._model.new_cache() as cache:
+            states = None
+            for start, stop in pairwise((0, *self.layers)):
+                entering = tokens if states is None else None
+                (states,) = self._model.forward([Segment(cache, start, stop, 0, entering, states)])
+                heads.append(self._logits(stop, states))
+        logits = torch.stack(heads)
+        confidence, choices = logits.softmax(dim=-1).max(dim=-1)
+        unknown = torch.full((len(logits), 1), float("nan"), device=self._device)
+        following = tokens[1:].expand(len(logits), -1)
+        losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), following, reduction="none")
+        return Reading(choices.cpu(), confidence.cpu(), torch.cat([losses, unknown], dim=1).cpu())
+
+    @torch.inference_mode()
+    def continuations(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+        """The whole model's greedy answer to each prompt: up to `tokens` ids, end included."""
+        answers: list[list[int]] = []
+        for first in range(0, len(prompts), _SESSIONS):
+            answers += self._continue(prompts[first : first + _SESSIONS], tokens)
+        return answers
+
+    def _continue(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+        answers: list[list[int]] = [[] for _ in prompts]
+        with ExitStack() as stack:
+            caches = [stack.enter_context(self._model.new_cache()) for _ in prompts]
+            waiting = {index: list(prompt) for index, prompt in enumerate(prompts)}
+            while waiting:
+                chosen = self._choose({index: (caches[index], waiting[index]) for index in waiting})
+                for index, token in chosen.items():
+                    answers[index].append(token)
+                waiting = {
+                    index: [token]
+                    for index, token in chosen.items()
+                    if token != self.tokenizer.eos_token_id and len(answers[index]) < tokens
+                }
+        return answers
+
+    def _choose(self, sessions: dict[int, tuple[KVCache, list[int]]]) -> dict[int, int]:
+        """Feed each session its new tokens; returns the next token of each."""
+        segments = [
+            Segment(cache, 0, self._depth, cache.length(0), self._tensor(ids), None)
+            for cache, ids in sessions.values()
+        ]
+        last = torch.stack([states[-1] for states in self._model.forward(segments)])
+        return dict(zip(sessions, self._model.logits(last).argmax(dim=-1).tolist(), strict=True))
+
+    def _tensor(self, ids: Sequence[int]) -> Tensor:
+        return torch.tensor(ids, device=self._device)
+
+    def _logits(self, layer: int, states: Tensor) -> Tensor:
+        if layer == self._depth:
+            return self._model.logits(states)
+        return self._model.exit_logits(layer, states)
