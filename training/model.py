@@ -64,8 +64,8 @@ class EarlyExitLlama(nn.Module):
     ) -> dict[int, Tensor]:
         """Return normed states [B, T, H] at every exit and, under the key `depth`, at the end.
 
-        ids [B, T] int64. `passing` maps a layer to the rows (int64 indices into B) that pass through
-        it; rows not named skip it, and a layer not named is passed by all.
+        ids [B, T] int64. `passing` maps a layer to the rows (int64 indices into B) that pass
+        through it; rows not named skip it, and a layer not named is passed by all.
         """
         inner = self.llama.model
         self._choose_attention(ids)

@@ -13,9 +13,10 @@ class CloudMetrics:
     """The cloud's metric objects on one registry; implements `completion.Observer`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.tokens = Counter(
-            "tandem_tokens", "Tokens chosen here", ["source", "mode"], registry=registry
-        )
+        self._sessions(registry)
+        self._engine(registry)
+
+    def _sessions(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
             "tandem_cloud_requests",
             "Requests served, by operation and outcome",
@@ -29,6 +30,24 @@ class CloudMetrics:
             buckets=PASS_SECONDS,
             registry=registry,
         )
+        self.running = Gauge(
+            "tandem_num_requests_running", "Requests being served", registry=registry
+        )
+        self.uplink = Counter(
+            "tandem_uplink_bytes", "Bytes of block bodies received", ["codec"], registry=registry
+        )
+        self.downlink = Counter(
+            "tandem_downlink_bytes", "Bytes of report bodies sent", registry=registry
+        )
+        self.contexts = Gauge("tandem_contexts", "Sessions held", registry=registry)
+        self.context_bytes = Gauge(
+            "tandem_context_bytes", "Bytes of logs and KV held", registry=registry
+        )
+
+    def _engine(self, registry: CollectorRegistry) -> None:
+        self.tokens = Counter(
+            "tandem_tokens", "Tokens chosen here", ["source", "mode"], registry=registry
+        )
         self.judged = Counter(
             "tandem_judged_tokens",
             "Tokens kept on an edge that the full model looked at",
@@ -39,11 +58,8 @@ class CloudMetrics:
             "Of the judged tokens, those it would not have chosen",
             registry=registry,
         )
-        self.uplink = Counter(
-            "tandem_uplink_bytes", "Bytes of block bodies received", ["codec"], registry=registry
-        )
-        self.downlink = Counter(
-            "tandem_downlink_bytes", "Bytes of report bodies sent", registry=registry
+        self.waiting = Gauge(
+            "tandem_num_requests_waiting", "Passes queued or in a step", registry=registry
         )
         self.compute = Counter(
             "tandem_compute_seconds", "Seconds the engine was computing", registry=registry
@@ -53,16 +69,6 @@ class CloudMetrics:
             "Rows in an engine step",
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
             registry=registry,
-        )
-        self.running = Gauge(
-            "tandem_num_requests_running", "Requests being served", registry=registry
-        )
-        self.waiting = Gauge(
-            "tandem_num_requests_waiting", "Passes queued or in a step", registry=registry
-        )
-        self.contexts = Gauge("tandem_contexts", "Sessions held", registry=registry)
-        self.context_bytes = Gauge(
-            "tandem_context_bytes", "Bytes of logs and KV held", registry=registry
         )
         self.tau = Gauge(
             "tandem_numeric_tau",

@@ -19,6 +19,7 @@ class Settings(BaseSettings):
     bundle: Path
     # Address to listen on.
     host: str = "127.0.0.1"
+    # TCP port to listen on; 0 takes a free one.
     port: int = Field(default=8001, ge=0, le=65535)
     # "cpu", "cuda" or "cuda:<n>".
     device: str = "cpu"

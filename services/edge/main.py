@@ -13,7 +13,8 @@ import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from services.edge.answer import Answering, CloudSide, Defaults, Identity
+from services.edge.answer import Load
+from services.edge.answering import Answering, CloudSide, Defaults, Identity
 from services.edge.cloud_client import CloudClient
 from services.edge.engine import EdgeEngine, Proposal, Proposing
 from services.edge.link import Link
@@ -65,16 +66,12 @@ def create_app(
             mode=settings.mode if cloud else "standalone",
             codec=settings.codec,
             thresholds={layer: info.threshold for layer, info in model.exits.items()},
-            max_requests=settings.max_requests,
         ),
         metrics=metrics,
+        load=Load(settings.max_requests),
     )
     link = cloud.side.link if cloud else None
-    metrics.watch(
-        waiting=lambda: thread.waiting,
-        link_up=lambda: link is not None and link.up,
-        round_trip=lambda: (link.round_trip_seconds if link else None) or 0.0,
-    )
+    metrics.watch(lambda: thread.waiting, link)
     shown = _shown(manifest, answering)
     metrics.build.info({key: str(value) for key, value in shown.items()})
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
-from services.edge.answer import Answer, Answering
+from services.edge.answer import Answer
+from services.edge.answering import Answering
 from services.edge.schemas import GenerateRequest, TokenView
 from shared.errors import TandemError
 from shared.web.errors import error_body

@@ -20,6 +20,7 @@ class Settings(BaseSettings):
     bundle: Path
     # Address to listen on.
     host: str = "127.0.0.1"
+    # TCP port to listen on; 0 takes a free one.
     port: int = Field(default=8000, ge=0, le=65535)
     # Base URL of the cloud service; empty for an edge that serves `standalone` only.
     cloud_url: str = "http://127.0.0.1:8001"
@@ -39,11 +40,13 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=1024**2, ge=1024)
     # Largest report taken from the cloud, in bytes.
     max_report_bytes: int = Field(default=4 * 1024**2, ge=1024)
-    # Time to connect to the cloud, and time to wait for its answer, before it counts as lost.
+    # Time to connect to the cloud before it counts as lost.
     connect_timeout_seconds: float = Field(default=1.0, gt=0)
+    # Silence of the cloud after which it counts as lost.
     cloud_timeout_seconds: float = Field(default=10.0, gt=0)
-    # How long the link rests after a failure; doubles with each further one up to the longest.
+    # How long the link rests after a failure; doubles with each further one.
     first_pause_seconds: float = Field(default=0.5, gt=0)
+    # The longest the link rests between tries.
     longest_pause_seconds: float = Field(default=8.0, gt=0)
     # Time between looks at whether the cloud is there.
     probe_seconds: float = Field(default=2.0, gt=0)

@@ -4,11 +4,16 @@ Together they have grouped-query attention, tied and untied heads, biases, query
 caps, scaled embeddings, a head_dim unlike hidden / heads, mixed layer types and windows of 8.
 """
 
-from collections.abc import Callable, Mapping
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
@@ -19,6 +24,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from shared.model import KVCache, LayerSpan, Segment, SpanModel, load_span
 from shared.model.families import FAMILIES
 
 VOCABULARY = 97
@@ -138,6 +144,64 @@ def write_checkpoint(
     module.to(dtype)
     model.save_pretrained(folder, **save)
     return folder
+
+
+@cache
+def checkpoint(name: str) -> Path:
+    """A float32 checkpoint of the family's tiny model, written once per process; not to be
+    changed.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f"tiny-{name}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return write_checkpoint(name, folder)
+
+
+def whole(name: str, *, dtype: torch.dtype = torch.float32, exits: Iterable[int] = ()) -> SpanModel:
+    """The family's tiny model in one span."""
+    return load_span(
+        checkpoint(name),
+        LayerSpan(0, DEPTH, DEPTH),
+        dtype=dtype,
+        embedding=True,
+        head=True,
+        exits=tuple(exits),
+    )
+
+
+def feed(
+    model: SpanModel,
+    kv: KVCache,
+    inputs: Tensor,
+    *,
+    start: int | None = None,
+    stop: int | None = None,
+    chunks: Iterable[int] = (),
+) -> Tensor:
+    """Run ids [T] or states [T, H] of one session in chunks of these sizes, and what is left at
+    once; returns states [T, H].
+    """
+    first = model.span.start if start is None else start
+    last = model.span.stop if stop is None else stop
+    outputs, done = [], 0
+    for size in [*chunks, len(inputs)]:
+        rows = inputs[done : done + size]
+        if len(rows):
+            outputs += model.forward([segment(kv, first, last, rows)])
+            done += len(rows)
+    return torch.cat(outputs)
+
+
+def segment(kv: KVCache, start: int, stop: int, rows: Tensor) -> Segment:
+    """The next rows of a session: ids [T] or states [T, H]."""
+    is_ids = rows.dim() == 1
+    return Segment(
+        cache=kv,
+        start=start,
+        stop=stop,
+        position=kv.length(start),
+        ids=rows if is_ids else None,
+        states=None if is_ids else rows,
+    )
 
 
 def prompt(length: int, *, seed: int = 0) -> torch.Tensor:

@@ -1,0 +1,213 @@
+"""From a request to an answer about to be made: text to ids, checked against model and deployment.
+
+Knows the public request type but not HTTP; `answer` does the rest.
+"""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.edge.answer import Answer, Load
+from services.edge.chain import Chain
+from services.edge.cloud_client import CloudClient
+from services.edge.engine import EdgeEngine, Proposal, Proposing
+from services.edge.generation import Generation
+from services.edge.link import Link
+from services.edge.metrics import EdgeMetrics
+from services.edge.policy import Mode, Rules, default_on_cloud_loss
+from services.edge.schemas import GenerateRequest, Parameters
+from services.edge.text import TextCodec
+from services.edge.uplink import Uplink
+from shared.decoding.sampling import SAMPLER_VERSION, SamplingParameters
+from shared.decoding.sequence import Sequence
+from shared.errors import CloudLost, Invalid, TandemError, Unfit
+from shared.protocol.messages import Codec, Opening, Sampling
+from shared.runtime.background import Background
+from shared.runtime.model_thread import ModelThread
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a request that says nothing gets."""
+
+    mode: Mode
+    codec: Codec
+    thresholds: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class CloudSide:
+    """The way to the cloud; absent on an edge that serves `standalone` only."""
+
+    client: CloudClient
+    link: Link
+    background: Background
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the edge announces of itself when a session opens."""
+
+    fingerprint: str
+    compute_format: str
+    max_positions: int
+
+
+@dataclass(slots=True)
+class Answering:
+    """Turns requests into answers; one per service."""
+
+    text: TextCodec
+    engine: EdgeEngine
+    thread: ModelThread[Proposing, Proposal]
+    cloud: CloudSide | None
+    identity: Identity
+    defaults: Defaults
+    metrics: EdgeMetrics
+    load: Load
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """Modes this deployment can serve."""
+        return ("standalone", "collaborative", "cloud", "split") if self.cloud else ("standalone",)
+
+    def answer(self, request: GenerateRequest) -> Answer:
+        """Check a request against this deployment and get it ready; nothing runs before
+        `Answer.tokens`.
+
+        Raises:
+            Invalid: a field is out of this model's or deployment's range.
+            Overloaded: as many requests as allowed are running.
+            CloudLost, Unfit: the mode promises the full model's text and no cloud is there.
+        """
+        try:
+            self.load.require_room()
+            return self._prepare(request)
+        except TandemError as error:
+            self.metrics.failures.labels(reason=error.code).inc()
+            raise
+
+    def _prepare(self, request: GenerateRequest) -> Answer:
+        parameters = request.parameters
+        rules = self._rules(parameters)
+        ids = self._ids(request)
+        seed = secrets.randbits(63) if parameters.seed is None else parameters.seed
+        sampling = _sampling(parameters, self.text.eos_ids)
+        generation = Generation(
+            sequence=Sequence(
+                ids, max_new_tokens=parameters.max_new_tokens, eos_ids=self.text.eos_ids
+            ),
+            rules=rules,
+            parameters=sampling,
+            seed=seed,
+            state=self.engine.new_state(),
+            thread=self.thread,
+            uplink=self._uplink(rules, parameters, ids, sampling, seed),
+        )
+        return Answer(
+            generation=generation,
+            decoder=self.text.decoder(parameters.stop),
+            metrics=self.metrics,
+            load=self.load,
+            compute_format=self.identity.compute_format,
+        )
+
+    def _rules(self, parameters: Parameters) -> Rules:
+        mode = parameters.mode or self.defaults.mode
+        if mode not in self.modes:
+            raise Invalid(
+                f"mode {mode} cannot be served here; allowed: {', '.join(self.modes)}",
+                field="parameters.mode",
+            )
+        on_loss = parameters.on_cloud_loss or default_on_cloud_loss(mode)
+        given = parameters.threshold
+        thresholds = {
+            layer: default if given is None else given
+            for layer, default in self.defaults.thresholds.items()
+        }
+        rules = Rules(mode=mode, thresholds=thresholds, on_cloud_loss=on_loss)
+        self._require_cloud(rules)
+        return rules
+
+    def _require_cloud(self, rules: Rules) -> None:
+        if rules.mode == "standalone" or self.cloud is None:
+            return
+        link = self.cloud.link
+        if link.unfit is not None:
+            raise Unfit(link.unfit)
+        if not link.usable and rules.on_cloud_loss == "error":
+            raise CloudLost(
+                f"mode {rules.mode} needs the cloud, which is lost ({link.last_failure})",
+                reason="link",
+                retry_after=max(1.0, link.seconds_to_retry),
+            )
+
+    def _ids(self, request: GenerateRequest) -> list[int]:
+        ids = self.text.encode(request.inputs)
+        if not ids:
+            raise Invalid("inputs: the prompt has no tokens", field="inputs")
+        longest = self.identity.max_positions
+        if len(ids) >= longest:
+            raise Invalid(
+                f"inputs: the prompt has {len(ids)} tokens; allowed: 1 to {longest - 1}",
+                field="inputs",
+            )
+        wanted = request.parameters.max_new_tokens
+        if len(ids) + wanted > longest:
+            raise Invalid(
+                f"parameters.max_new_tokens: {wanted} after a prompt of {len(ids)} tokens is "
+                f"beyond the context of {longest}; allowed: 1 to {longest - len(ids)}",
+                field="parameters.max_new_tokens",
+            )
+        return ids
+
+    def _uplink(
+        self,
+        rules: Rules,
+        parameters: Parameters,
+        ids: list[int],
+        sampling: SamplingParameters,
+        seed: int,
+    ) -> Uplink | None:
+        if rules.mode == "standalone" or self.cloud is None:
+            return None
+        opening = Opening(
+            fingerprint=self.identity.fingerprint,
+            trunk_format=self.identity.compute_format,
+            sampler_version=SAMPLER_VERSION,
+            depth=self.engine.model.span.depth,
+            split=0 if rules.mode == "cloud" else self.engine.split,
+            mode=rules.mode,
+            codec=parameters.codec or self.defaults.codec,
+            prompt_tokens=len(ids),
+            max_positions=len(ids) + parameters.max_new_tokens,
+            sampling=_on_the_wire(sampling, seed),
+        )
+        chain = Chain(secrets.token_hex(16), opening, hidden=self.engine.model.shape.hidden)
+        cloud = self.cloud
+        return Uplink(chain, cloud.client, cloud.link, self.metrics, cloud.background)
+
+
+def _sampling(parameters: Parameters, eos_ids: tuple[int, ...]) -> SamplingParameters:
+    return SamplingParameters(
+        temperature=parameters.temperature or 0.0,
+        top_p=1.0 if parameters.top_p is None else parameters.top_p,
+        top_k=parameters.top_k or 0,
+        min_p=parameters.min_p or 0.0,
+        repetition_penalty=parameters.repetition_penalty or 1.0,
+        min_new_tokens=parameters.min_new_tokens,
+        eos_ids=eos_ids,
+    )
+
+
+def _on_the_wire(sampling: SamplingParameters, seed: int) -> Sampling:
+    return Sampling(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        min_new_tokens=sampling.min_new_tokens,
+        seed=seed,
+        eos_ids=sampling.eos_ids,
+    )
