@@ -179,11 +179,13 @@ def _fill_buffers(whole: Any, network: Network) -> None:
 
     They are computed by the model class itself; parameters are still on the meta device, where
     initialising them does nothing. A buffer it forgets stays NaN and is found by `_prove_filled`.
+    In float64 they hold whatever it computes unrounded; each user converts to the dtype it needs.
     """
     for module in network.modules():
         missing = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
         for name in missing:
-            setattr(module, name, torch.full_like(getattr(module, name), math.nan, device="cpu"))
+            shape = getattr(module, name).shape
+            setattr(module, name, torch.full(shape, math.nan, dtype=torch.float64))
         if missing:
             whole._init_weights(module)
 

@@ -14,6 +14,7 @@ from shared.errors import TandemError
 from shared.protocol.messages import Fault
 from shared.protocol.version import MEDIA_TYPE
 from shared.protocol.wire import encode
+from shared.web import ranges
 
 # What FastAPI says where a body cannot be decoded; it names neither body nor encoding.
 _UNPARSED = "There was an error parsing the body"
@@ -64,10 +65,30 @@ def _on_tandem_error(request: Request, error: Exception) -> Response:
 def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-    problem = {"json_invalid": "the body is no valid JSON", "extra_forbidden": "unknown field"}
-    message = f"{field}: {problem.get(first['type'], first['msg'])}"
-    return JSONResponse({"error": message, "error_type": "validation", "field": field}, 422)
+    path = [part for part in first["loc"] if part != "body"]
+    field = ".".join(map(str, path)) or "body"
+    match first["type"]:
+        case "json_invalid":
+            field, path = "body", []
+            message, status = "the body is no valid UTF-8 JSON", 400
+        case "extra_forbidden":
+            message, status = f"{field}: unknown field", 422
+        case _:
+            message, status = f"{field}: {first['msg']}", 422
+    if (hint := _allowed(request, path, unknown=first["type"] == "extra_forbidden")) is not None:
+        message = f"{message}; allowed: {hint}"
+    return JSONResponse({"error": message, "error_type": "validation", "field": field}, status)
+
+
+def _allowed(request: Request, path: list[object], *, unknown: bool) -> str | None:
+    """What the field at `path` of the route's body may hold, or the fields there are instead."""
+    route = request.scope.get("route")
+    body = getattr(getattr(route, "body_field", None), "field_info", None)
+    model = getattr(body, "annotation", None)
+    if model is None:
+        return None
+    describe = ranges.unknown_field if unknown else ranges.allowed
+    return describe(request.app.openapi(), model.__name__, path)
 
 
 def _on_http_exception(request: Request, error: Exception) -> Response:
