@@ -60,6 +60,7 @@ class Context:
         self.turn = asyncio.Condition()  # held by whoever changes or computes on this context
         self.users = 0
         self.last_used = 0.0
+        self.counted = 0  # bytes the store has on its books for this context
         self._folded = PrefixState.start(())
         self._folded_to = 0
 

@@ -45,6 +45,8 @@ class MemoryContexts:
         self._release = release
         self._clock = clock
         self._contexts: OrderedDict[str, Context] = OrderedDict()
+        # Kept as contexts change: adding them all up for every block would not scale.
+        self._held = 0
 
     @contextmanager
     def using(self, session: str, opening: Opening | None) -> Iterator[Context | None]:
@@ -61,12 +63,14 @@ class MemoryContexts:
             context.last_used = self._clock()
             if self._contexts.get(session) is context:
                 self._contexts.move_to_end(session)
+                self._count(context)
             elif context.users == 0:
                 self._drop_cache(context)
 
     def make_room(self, context: Context, extra: int) -> None:
         """See `ContextStore.make_room`."""
-        over = self.nbytes + extra - self._budget
+        self._count(context)
+        over = self._held + extra - self._budget
         for drop in (self._drop_cache, self._forget):
             for other in [c for c in self._contexts.values() if c is not context and not c.users]:
                 if over <= 0:
@@ -79,7 +83,7 @@ class MemoryContexts:
         """See `ContextStore.close`. A context still in use gives its KV back when its last user
         leaves.
         """
-        context = self._contexts.pop(session, None)
+        context = self._remove(session)
         if context is not None and context.users == 0:
             self._drop_cache(context)
         return context is not None
@@ -98,7 +102,7 @@ class MemoryContexts:
     @property
     def nbytes(self) -> int:
         """See `ContextStore.nbytes`."""
-        return sum(context.nbytes for context in self._contexts.values())
+        return self._held
 
     def _find(self, session: str, opening: Opening | None) -> Context | None:
         context = self._contexts.get(session)
@@ -122,9 +126,23 @@ class MemoryContexts:
 
     def _forget(self, context: Context) -> int:
         freed = context.nbytes
-        self._contexts.pop(context.session, None)
+        self._remove(context.session)
         self._drop_cache(context)
         return freed
+
+    def _remove(self, session: str) -> Context | None:
+        context = self._contexts.pop(session, None)
+        if context is not None:
+            self._held -= context.counted
+            context.counted = 0
+        return context
+
+    def _count(self, context: Context) -> None:
+        """Bring the books up to what `context` holds now, if it is still one of ours."""
+        if self._contexts.get(context.session) is context:
+            size = context.nbytes
+            self._held += size - context.counted
+            context.counted = size
 
     def _drop_cache(self, context: Context) -> int:
         cache, context.cache = context.cache, None
@@ -132,4 +150,5 @@ class MemoryContexts:
             return 0
         freed = cache.nbytes
         self._release(cache)
+        self._count(context)
         return freed

@@ -227,7 +227,7 @@ def peak():
 
 folder, dtype = Path(sys.argv[1]), getattr(torch, sys.argv[2])
 before = peak()
-model = load_span(folder, LayerSpan(0, 2, 8), dtype=dtype, embedding=True, head=False)
+model = load_span(folder, LayerSpan(0, 1, 8), dtype=dtype, embedding=True, head=False)
 own = sum(p.nbytes for p in model.network.parameters())
 print(peak() - before, own)
 """
@@ -246,13 +246,13 @@ def test_loading_a_span_of_a_large_checkpoint_takes_its_own_tensors_and_no_more(
     risen, own = map(int, done.stdout.split())
     total = sum(tensor.nbytes for tensor in read_checkpoint(large_checkpoint).values())
     assert total > 1000 * MIB
-    assert own < 0.6 * total
+    assert own < 0.4 * total
     assert risen <= own + 150 * MIB
 
 
 @pytest.fixture(scope="module")
 def large_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """1 GiB of bfloat16 weights, of which two of eight layers and the embedding are a quarter. The
+    """1 GiB of bfloat16 weights, of which one layer of eight and the embedding are a sixth. The
     file is sparse: what it holds does not matter here, only how much of it is read.
     """
     folder = tmp_path_factory.mktemp("large")
