@@ -155,6 +155,7 @@ class Answer:
             metrics.e2e.labels(mode=generation.rules.mode).observe(elapsed)
         metrics.prompt_tokens.inc(generation.sequence.prompt_tokens)
         if generation.uplink is not None:
-            codec = generation.uplink.chain.opening.codec
+            opening = generation.uplink.chain.opening
+            codec = opening.codec if opening.split else "ids"
             metrics.uplink.labels(codec=codec).inc(generation.uplink.traffic.bytes_up)
             metrics.downlink.inc(generation.uplink.traffic.bytes_down)
