@@ -16,7 +16,7 @@ from shared.model.loading import build, check_shape
 from shared.model.manifest import Manifest
 from shared.model.model import SpanModel
 from shared.model.network import LAYERS, Network, Parts
-from shared.model.quantized import DTYPE, MAP_FILE, Map, is_quantized, load_layer, stored_names
+from shared.model.quantized import DTYPE, MAP_FILE, Map, is_quantized, load_layer, stored_shapes
 from shared.model.span import LayerSpan, ModelShape
 
 
@@ -83,14 +83,12 @@ def _parts(manifest: Manifest) -> Parts:
 def _account(
     folder: Path, network: Network, stored: Mapping[str, StoredTensor], quanto_map: Map
 ) -> None:
-    expected = network.expected()
-    names = stored_names(set(expected), quanto_map)
-    for name in sorted(names ^ stored.keys()):
+    expected = stored_shapes(network, network.expected(), quanto_map)
+    for name in sorted(expected.keys() ^ stored.keys()):
         fault = "an unknown tensor" if name in stored else "no tensor"
         raise BadModel(f"{folder} holds {fault} {name}")
     for name, shape in expected.items():
-        if name in stored:
-            check_shape(stored[name], shape)
+        check_shape(stored[name], shape)
 
 
 def _load_rest(

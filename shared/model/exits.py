@@ -10,14 +10,15 @@ from typing import Any
 
 from shared.errors import BadModel
 from shared.model.checkpoint import StoredTensor, read_header
-from shared.model.families import Source, read_json
-from shared.model.network import FINAL_NORM, ExitHead, exit_head
+from shared.model.families import read_json
+from shared.model.network import FINAL_NORM, TranslatorShape
 
 INDEX = "exits.json"
 WEIGHTS = "exits.safetensors"
 FORMAT = 1
 # What CE-CoLLM uses everywhere (arXiv 2411.02829), for an exit nobody has tuned.
 UNTUNED_THRESHOLD = 0.8
+_TRANSLATORS = (("down.weight", "up.weight"), ("weight", "bias"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +74,24 @@ def read_exits(folder: Path) -> TrainedExits:
         raise BadModel(f"{folder / INDEX} is not of format {FORMAT}")
     infos = read_infos(content.get("exits"), folder / INDEX)
     tensors = read_header(folder / WEIGHTS)
-    for name in tensors:
-        number = name.split(".")[1] if name.startswith("exits.") else ""
-        if number not in map(str, infos):
-            raise BadModel(f"{folder / WEIGHTS} holds {name}, whose exit {INDEX} does not name")
-    for layer in infos:
-        if f"exits.{layer}.norm.weight" not in tensors:
-            raise BadModel(f"{folder / WEIGHTS} lacks exits.{layer}.norm.weight")
+    _account(folder / WEIGHTS, infos, set(tensors))
     return TrainedExits(infos, tensors, content.get("model_fingerprint"))
+
+
+def _account(path: Path, layers: Iterable[int], names: set[str]) -> None:
+    """Refuse a missing or unknown tensor: each exit has a norm, and both or none of a
+    translator's.
+    """
+    expected: set[str] = set()
+    for layer in layers:
+        expected.add(f"exits.{layer}.norm.weight")
+        pairs = [{f"exits.{layer}.translator.{name}" for name in pair} for pair in _TRANSLATORS]
+        used = [pair for pair in pairs if pair & names]
+        if len(used) > 1:
+            raise BadModel(f"{path} holds two translators of exit {layer}")
+        expected.update(*used)
+    for name in sorted(names ^ expected):
+        raise BadModel(f"{path} {'holds unknown' if name in names else 'lacks'} {name}")
 
 
 def read_infos(listed: Any, path: Path) -> dict[int, ExitInfo]:
@@ -101,12 +112,26 @@ def read_infos(listed: Any, path: Path) -> dict[int, ExitInfo]:
         raise BadModel(f"{path} lists its exits in another form: {error!r}") from error
 
 
-def exit_heads(source: Source, tensors: Mapping[str, StoredTensor]) -> dict[int, ExitHead]:
-    """Build on the meta device the exits that `tensors` (names `exits.<layer>.…`) describe."""
-    heads = {}
-    for layer in sorted({int(name.split(".")[1]) for name in tensors}):
-        down = tensors.get(f"exits.{layer}.translator.down.weight")
-        affine = f"exits.{layer}.translator.weight" in tensors
-        rank = None if down is None else down.shape[0]
-        heads[layer] = exit_head(source, rank=rank, affine=affine)
-    return heads
+def translators(tensors: Mapping[str, StoredTensor]) -> dict[int, TranslatorShape]:
+    """Per exit, the translator that its tensors (under names `exits.<layer>.…`) make up.
+
+    Raises:
+        BadModel: a name names no layer.
+    """
+    parts: dict[str, dict[str, StoredTensor]] = {}
+    for name, tensor in tensors.items():
+        number, _, part = name.removeprefix("exits.").partition(".")
+        parts.setdefault(number, {})[part] = tensor
+    return {_layer(number): _translator(held) for number, held in parts.items()}
+
+
+def _translator(held: Mapping[str, StoredTensor]) -> TranslatorShape:
+    down = held.get("translator.down.weight")
+    rank = None if down is None else down.shape[0]
+    return TranslatorShape(rank=rank, affine="translator.weight" in held)
+
+
+def _layer(number: str) -> int:
+    if not number.isdecimal():
+        raise BadModel(f"exits are named by their layer, not {number!r}")
+    return int(number)

@@ -119,7 +119,7 @@ def _refuse_unsupported(config: PreTrainedConfig, raw: Mapping[str, Any]) -> Non
     if getattr(config, "use_bidirectional_attention", False):
         raise BadModel("bidirectional attention is not supported")
     if raw.get("quantization_config") is not None:
-        raise BadModel("a checkpoint that is already quantized (quantization_config) is not")
+        raise BadModel("a checkpoint already quantized (quantization_config) is not supported")
 
 
 def _rope_types(parameters: Mapping[str, Any]) -> Iterator[str]:

@@ -25,10 +25,10 @@ def fingerprint(
     """
     config = {k: v for k, v in read_json(folder / "config.json").items() if k not in _VOLATILE}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for count, (name, tensor) in enumerate(sorted(tensors.items())):
-        if progress is not None:
-            progress("fingerprint", count, len(tensors))
+    for count, (name, tensor) in enumerate(sorted(tensors.items()), start=1):
         digest.update(json.dumps([name, str(tensor.dtype), tensor.shape]).encode())
         for piece in tensor.pieces():
             digest.update(piece)
+        if progress is not None:
+            progress("fingerprint", count, len(tensors))
     return digest.hexdigest()

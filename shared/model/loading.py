@@ -12,7 +12,7 @@ import torch
 
 from shared.errors import BadModel
 from shared.model.checkpoint import StoredTensor, read_checkpoint
-from shared.model.exits import TrainedExits, exit_heads, read_exits
+from shared.model.exits import TrainedExits, read_exits, translators
 from shared.model.families import Source, read_source
 from shared.model.model import SpanModel
 from shared.model.network import EMBEDDING, UNEMBEDDING, Network, Parts, all_names
@@ -102,9 +102,16 @@ def load_span(
 
 
 def build(source: Source, parts: Parts, sources: Mapping[str, StoredTensor]) -> Network:
-    """Build a span's modules on the meta device, exits shaped by their tensors in `sources`."""
-    own = {n: t for n, t in sources.items() if n.startswith("exits.")}
-    return Network(source, parts, exit_heads(source, own))
+    """Build a span's modules on the meta device, exits shaped by their tensors in `sources`.
+
+    Raises:
+        BadModel: there are tensors of other exits than those of `parts`.
+    """
+    shapes = translators({n: t for n, t in sources.items() if n.startswith("exits.")})
+    if shapes.keys() != set(parts.exits):
+        named, held = sorted(parts.exits), sorted(shapes)
+        raise BadModel(f"exits {named} are named, exits {held} have tensors")
+    return Network(source, parts, shapes)
 
 
 def check_shape(tensor: StoredTensor, shape: torch.Size) -> None:

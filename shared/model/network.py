@@ -53,6 +53,23 @@ class Parts:
         return self.head or bool(self.exits)
 
 
+@dataclass(frozen=True, slots=True)
+class TranslatorShape:
+    """What corrects an exit's states before its norm: a low-rank residual of this rank, an affine
+    map, or (neither) nothing.
+    """
+
+    rank: int | None = None
+    affine: bool = False
+
+    def build(self, hidden: int) -> nn.Module | None:
+        """The modules on the meta device."""
+        with torch.device("meta"):
+            if self.rank is not None:
+                return Translator(hidden, self.rank)
+            return nn.Linear(hidden, hidden) if self.affine else None
+
+
 class Translator(nn.Module):
     """An exit's low-rank correction h + up(down(h)), as in a residual adapter."""
 
@@ -102,15 +119,23 @@ class Body(nn.Module):
 
 
 class Network(nn.Module):
-    """A span's modules; its state dict uses the checkpoint's names."""
+    """A span's modules on the meta device; its state dict uses the checkpoint's names.
 
-    def __init__(self, source: Source, parts: Parts, exits: Mapping[int, ExitHead]) -> None:
+    `translators` describes every exit of `parts`. An exit's norm is of the final norm's class.
+    """
+
+    def __init__(
+        self, source: Source, parts: Parts, translators: Mapping[int, TranslatorShape]
+    ) -> None:
         super().__init__()
         whole = _skeleton(source)
         self.tied = source.tied
         self.model = Body(whole.model, parts, tied=source.tied)
         self.lm_head: nn.Linear | None = whole.lm_head if parts.unembedding else None
-        self.exits = nn.ModuleDict({str(layer): head for layer, head in exits.items()})
+        self.exits = nn.ModuleDict()
+        for layer in parts.exits:
+            translator = translators[layer].build(source.config.hidden_size)
+            self.exits[str(layer)] = ExitHead(copy.deepcopy(whole.model.norm), translator)
         _fill_buffers(whole, self)
 
     def expected(self) -> dict[str, torch.Size]:
@@ -150,17 +175,6 @@ def all_names(source: Source) -> dict[str, torch.Size]:
     """
     state: Mapping[str, Tensor] = _skeleton(source).state_dict()
     return {name: tensor.shape for name, tensor in state.items()}
-
-
-def exit_head(source: Source, *, rank: int | None = None, affine: bool = False) -> ExitHead:
-    """An exit's modules on the meta device: the norm is of the final norm's class and settings."""
-    whole = _skeleton(source)
-    norm = copy.deepcopy(whole.model.norm)
-    hidden = whole.config.hidden_size
-    with torch.device("meta"):
-        if rank is not None:
-            return ExitHead(norm, Translator(hidden, rank))
-        return ExitHead(norm, nn.Linear(hidden, hidden) if affine else None)
 
 
 def _skeleton(source: Source) -> Any:

@@ -149,9 +149,7 @@ class _Writer:
         for name in network.expected():
             files.setdefault(_file_of(name), []).append(name)
         quanto_map: dict[str, Any] = {}
-        for count, (file, names) in enumerate(files.items()):
-            if self.progress is not None:
-                self.progress(role, count, len(files))
+        for count, (file, names) in enumerate(files.items(), start=1):
             tensors = {name: _read_for(sources[name], kind) for name in names}
             if is_quantized(kind) and names[0].startswith(LAYERS):
                 tensors, mapped = _quantized(network, tensors, kind)
@@ -159,6 +157,8 @@ class _Writer:
             save_file(tensors, folder / file)
             # safetensors writes for its owner alone; volumes are mounted by others.
             (folder / file).chmod(0o644)
+            if self.progress is not None:
+                self.progress(role, count, len(files))
         if is_quantized(kind):
             (folder / MAP_FILE).write_text(json.dumps(quanto_map, indent=2) + "\n")
 

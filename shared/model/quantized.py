@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from optimum.quanto import freeze, qint4, qint8, quantization_map, quantize, requantize
+from optimum.quanto import (
+    QLinear,
+    freeze,
+    qint4,
+    qint8,
+    quantization_map,
+    quantize,
+    requantize,
+)
 from torch import Tensor, nn
 
 from shared.errors import BadModel
@@ -16,18 +24,6 @@ from shared.errors import BadModel
 MAP_FILE = "quantization.json"
 DTYPE = torch.bfloat16
 _KINDS: Mapping[str, Any] = {"int8": qint8, "int4": qint4}
-# What quanto writes in place of a linear layer's `weight`, by the name of its type.
-_STORED: Mapping[str, tuple[str, ...]] = {
-    "qint8": ("weight._data", "weight._scale", "input_scale", "output_scale"),
-    "qint4": (
-        "weight._data._data",
-        "weight._scale",
-        "weight._shift",
-        "input_scale",
-        "output_scale",
-    ),
-}
-
 # torch's CPU kernel for int8 weights reads whole groups of 16 inputs, past the end of a row that is
 # no multiple of them (torch 2.13; quanto 0.2.7 checks for multiples of 4 only).
 _INPUT_MULTIPLE = 16
@@ -56,20 +52,41 @@ def quantize_layer(layer: nn.Module, compute_format: str) -> tuple[dict[str, Ten
     return dict(layer.state_dict()), quantization_map(layer)
 
 
-def stored_names(parameters: set[str], quanto_map: Map) -> set[str]:
-    """Names under which `parameters` of a layer are stored once `quanto_map` has been applied.
+def stored_shapes(
+    network: nn.Module, expected: Mapping[str, torch.Size], quanto_map: Map
+) -> dict[str, torch.Size]:
+    """Names and shapes of the tensors of `expected` as they are stored once `quanto_map` has been
+    applied to the linear layers of `network`.
 
     Raises:
-        BadModel: the map names a layer that is none, or a type that is not known.
+        BadModel: the map names what is no linear layer, or a type that is not known.
     """
-    names = set(parameters)
-    for linear, kinds in quanto_map.items():
-        suffixes = _STORED.get(kinds.get("weights", ""))
-        if f"{linear}.weight" not in names or suffixes is None:
-            raise BadModel(f"the quantization map does not fit: {linear} as {dict(kinds)}")
-        names.remove(f"{linear}.weight")
-        names.update(f"{linear}.{suffix}" for suffix in suffixes)
-    return names
+    shapes = dict(expected)
+    for name, kinds in quanto_map.items():
+        shape = shapes.pop(f"{name}.weight", None)
+        known = {kind.name: kind for kind in _KINDS.values()}
+        kind = known.get(kinds.get("weights", "")) if isinstance(kinds, Mapping) else None
+        if shape is None or len(shape) != 2 or kind is None:
+            raise BadModel(f"the quantization map does not fit: {name} as {kinds}")
+        linear: Any = network.get_submodule(name)
+        parts = _int8_shapes(shape) if kind is qint8 else _int4_shapes(shape, linear)
+        for part, size in parts.items():
+            shapes[f"{name}.weight.{part}"] = torch.Size(size)
+        for scale in ("input_scale", "output_scale"):
+            shapes[f"{name}.{scale}"] = torch.Size(())
+    return shapes
+
+
+def _int8_shapes(shape: torch.Size) -> dict[str, tuple[int, ...]]:
+    return {"_data": tuple(shape), "_scale": (shape[0], 1)}
+
+
+def _int4_shapes(shape: torch.Size, linear: nn.Linear) -> dict[str, tuple[int, ...]]:
+    """Groups of values share a scale and a shift; two groups lie in the nibbles of one row."""
+    width = QLinear.qcreate(linear, weights=qint4, device="meta").weight_group_size or shape[1]
+    groups = shape.numel() // width
+    scale = (groups, 1)
+    return {"_data._data": (-(-groups // 2), width), "_scale": scale, "_shift": scale}
 
 
 def load_layer(

@@ -18,7 +18,7 @@ RANK = 3
 
 
 def put_exits(folder: Path, tensors: dict[str, Tensor], *layers: int) -> None:
-    save_file(tensors, folder / "exits.safetensors")
+    save_file({name: t.clone() for name, t in tensors.items()}, folder / "exits.safetensors")
     listed = [{"layer": n, "threshold": n / 10, "agreement": None} for n in layers]
     content = {"format": 1, "model_fingerprint": None, "exits": listed}
     (folder / "exits.json").write_text(json.dumps(content))
@@ -26,9 +26,7 @@ def put_exits(folder: Path, tensors: dict[str, Tensor], *layers: int) -> None:
 
 def load(folder: Path, *exits: int) -> SpanModel:
     span = LayerSpan(0, 4, DEPTH)
-    return load_span(
-        folder, span, dtype=torch.float32, embedding=True, head=False, exits=exits
-    )
+    return load_span(folder, span, dtype=torch.float32, embedding=True, head=False, exits=exits)
 
 
 @pytest.fixture
@@ -69,9 +67,7 @@ def test_an_exit_is_its_translator_its_norm_and_the_shared_unembedding(folder: P
     }
     for layer, translated in expected.items():
         logits = model.exit_logits(layer, hidden)
-        torch.testing.assert_close(
-            logits, normed(translated, norm) @ head.T, rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(logits, normed(translated, norm) @ head.T, rtol=1e-4, atol=1e-4)
     assert model.exits == {n: ExitInfo(n / 10, None) for n in (1, 2, 4)}
 
 
@@ -100,10 +96,18 @@ def test_an_exit_nobody_trained_is_a_logit_lens_with_the_papers_threshold(folder
     ("names", "layers", "match"),
     [
         (["exits.1.norm.weight"], [1, 2], r"lacks exits\.2\.norm\.weight"),
-        (["exits.1.norm.weight", "exits.3.norm.weight"], [1], r"holds exits\.3\.norm\.weight"),
-        (["exits.1.norm.weight", "stray"], [1], "holds stray"),
+        (
+            ["exits.1.norm.weight", "exits.3.norm.weight"],
+            [1],
+            r"holds unknown exits\.3\.norm\.weight",
+        ),
+        (["exits.1.norm.weight", "stray"], [1], "holds unknown stray"),
         (["exits.1.norm.weight", "exits.1.norm.bias"], [1], r"exits\.1\.norm\.bias"),
-        (["exits.1.norm.weight", "exits.1.translator.up.weight"], [1], "translator"),
+        (
+            ["exits.1.norm.weight", "exits.1.translator.up.weight"],
+            [1],
+            r"lacks exits\.1\.translator\.down",
+        ),
     ],
 )
 def test_exit_tensors_are_accounted_for(
@@ -111,6 +115,14 @@ def test_exit_tensors_are_accounted_for(
 ) -> None:
     put_exits(folder, {name: random(HIDDEN) for name in names}, *layers)
     with pytest.raises(BadModel, match=match):
+        load(folder, 1)
+
+
+def test_an_exit_with_two_translators_is_refused(folder: Path) -> None:
+    parts = ("norm.weight", *(f"translator.{n}.weight" for n in ("down", "up")))
+    named = (*parts, "translator.weight", "translator.bias")
+    put_exits(folder, {f"exits.1.{name}": random(HIDDEN) for name in named}, 1)
+    with pytest.raises(BadModel, match="two translators of exit 1"):
         load(folder, 1)
 
 

@@ -13,7 +13,13 @@ from shared.model.families import FAMILIES
 MINOR = "5.23"
 FIRST = ("self", "hidden_states")
 ARGUMENTS = {
-    "Llama": ("attention_mask", "position_ids", "past_key_values", "use_cache", "position_embeddings"),
+    "Llama": (
+        "attention_mask",
+        "position_ids",
+        "past_key_values",
+        "use_cache",
+        "position_embeddings",
+    ),
     "Gemma": ("position_embeddings", "attention_mask", "position_ids", "past_key_values"),
 }
 
