@@ -16,6 +16,7 @@ from cli.partition import partition
 from cli.run import run
 from cli.terminal import console
 from cli.train import train
+from cli.tune_exits import tune_exits
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Serve one large language model from an edge machine and a cloud machine at once.",
 )
-for command in (demo, run, chat, partition, train, evaluate):
+for command in (demo, run, chat, partition, train, tune_exits, evaluate):
     app.command()(command)
 
 

@@ -36,8 +36,8 @@ def tune_thresholds(
     held_out: Path,
     *,
     target: float = 0.95,
-    prompts: int = 100,
-    tokens: int = 128,
+    prompts: int = 64,
+    tokens: int = 96,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Calibration:
