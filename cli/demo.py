@@ -21,10 +21,10 @@ from cli.terminal import TokenPrinter, console, cost_table
 
 # (mode, prompt)
 REQUESTS = (
-    ("collaborative", "Once upon a time, there was a little girl who"),
-    ("collaborative", "User: I would like to find a place to eat in San Jose.\nAssistant:"),
-    ("collaborative", "User: Please set an alarm for seven in the morning.\nAssistant:"),
-    ("cloud", "User: I would like to find a place to eat in San Jose.\nAssistant:"),
+    ("collaborative", "User: Hi, I want to find a restaurant in San Jose.\nAssistant:"),
+    ("collaborative", "User 1: Hi! How are you today?\nUser 2:"),
+    ("collaborative", "The king said to his daughter,"),
+    ("cloud", "User: Hi, I want to find a restaurant in San Jose.\nAssistant:"),
 )
 READY_SECONDS = 60.0
 

@@ -88,6 +88,7 @@ def _cloud_environment(plan: Plan) -> dict[str, str]:
         "TANDEM_CLOUD_BUNDLE": str(plan.cloud_bundle),
         "TANDEM_CLOUD_HOST": plan.host,
         "TANDEM_CLOUD_PORT": str(plan.cloud_port),
+        "TANDEM_CLOUD_THREADS": str(_threads()),
     }
 
 
@@ -97,7 +98,15 @@ def _edge_environment(plan: Plan) -> dict[str, str]:
         "TANDEM_EDGE_HOST": plan.host,
         "TANDEM_EDGE_PORT": str(plan.edge_port),
         "TANDEM_EDGE_CLOUD_URL": plan.cloud_url,
+        "TANDEM_EDGE_THREADS": str(_threads()),
     }
+
+
+def _threads() -> int:
+    """Each side gets half of this machine's cores: threads that wait for a core another side is
+    using make a step many times slower, not a little.
+    """
+    return max(1, (os.cpu_count() or 1) // 2)
 
 
 def _start(name: str, environment: Mapping[str, str], logs: Path | None) -> Service:

@@ -95,12 +95,9 @@ def encode(states: Tensor, codec: Codec) -> HiddenBlock:
     scales = b""
     match codec:
         case "fp32":
-            payload = _bytes(states.to(torch.float32))
+            payload = _bytes(_within_range(states.to(torch.float32), codec))
         case "fp16":
-            half = states.to(torch.float16)
-            if not bool(torch.isfinite(half).all()):
-                raise ComputeError("a hidden state is beyond the range of codec fp16")
-            payload = _bytes(half)
+            payload = _bytes(_within_range(states.to(torch.float16), codec))
         case "int8":
             payload, scales = _encode_int8(states.to(torch.float32))
     return _block(codec, tokens, hidden, payload=payload, scales=scales)
@@ -166,13 +163,17 @@ def _bytes(rows: Tensor) -> bytes:
     return rows.contiguous().cpu().numpy().tobytes()
 
 
+def _within_range(rows: Tensor, codec: Codec) -> Tensor:
+    if not bool(torch.isfinite(rows).all()):
+        raise ComputeError(f"a hidden state is beyond the range of codec {codec}")
+    return rows
+
+
 def _encode_int8(states: Tensor) -> tuple[bytes, bytes]:
     tokens, hidden = states.shape
     padded = functional.pad(states, (0, -hidden % INT8_BLOCK))
     blocks = padded.view(tokens, _blocks(hidden), INT8_BLOCK)
-    scales = (blocks.abs().amax(-1) / 127).to(torch.float16)
-    if not bool(torch.isfinite(scales).all()):
-        raise ComputeError("a hidden state is beyond the range of codec int8")
+    scales = _within_range((blocks.abs().amax(-1) / 127).to(torch.float16), "int8")
     # Divide by the scale as it travels, so that rounding the scale does not add to the error.
     exact = scales.float().clamp_min(torch.finfo(torch.float16).tiny).unsqueeze(-1)
     values = (blocks / exact).round().clamp(-127, 127).to(torch.int8)

@@ -8,7 +8,7 @@ chooses the one asked for; the report says all the edge may not know. Knows neit
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -62,7 +62,7 @@ class Completion:
         self._check(block)
         return await self._to_the_end(self._accept(block, time.perf_counter()))
 
-    async def stream(self, block: Block) -> AsyncIterator[Report]:
+    async def stream(self, block: Block) -> AsyncGenerator[Report]:
         """Apply a block and go on alone for `count` tokens, with a report after each.
 
         Raises as `accept`, before the first report; closing the iterator ends the run after the
@@ -71,15 +71,16 @@ class Completion:
         self._check(block)
         began, wanted = time.perf_counter(), block.start + len(block.tokens) + block.count
         with self.store.using(block.session, block.opening) as context:
+            if context is not None and context.carries_states:
+                raise Invalid("only a session without states can run ahead", field="count")
             report = await self._to_the_end(self._accept(block, began))
             yield report
             if context is None or report.need_from is not None:
                 return
-            if context.carries_states:
-                raise Invalid("only a session without states can run ahead", field="count")
             acknowledged = report.through
             while acknowledged < wanted and not self._ended(context):
-                await self._to_the_end(self._decide(context, acknowledged))
+                if not await self._to_the_end(self._go_on(context, acknowledged)):
+                    return
                 yield self._report(context, acknowledged, began)
                 acknowledged = context.through
 
@@ -124,6 +125,14 @@ class Completion:
         async with context.turn:
             if context.through == position and not self._ended(context):
                 await self._pass(context, decide=True)
+
+    async def _go_on(self, context: Context, position: int) -> bool:
+        """Decide `position` of a session that was not closed meanwhile; true if it was not."""
+        with self.store.using(context.session, None) as current:
+            if current is not context:
+                return False
+            await self._decide(context, position)
+            return context.through > position
 
     async def _catch_up(self, context: Context) -> None:
         with self.store.using(context.session, None) as current:

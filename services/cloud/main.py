@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import torch
-import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
@@ -27,6 +26,7 @@ from shared.runtime.model_thread import ModelThread
 from shared.web import errors
 from shared.web.middleware import BodyLimit, RequestId
 from shared.web.observe import observation_routes
+from shared.web.serving import serve
 
 SWEEP_SECONDS = 5.0
 
@@ -38,6 +38,11 @@ def create_app(settings: Settings, model: SpanModel) -> FastAPI:
     manifest = model.manifest
     if manifest is None or manifest.role != "cloud":
         raise BadModel("the cloud serves a cloud bundle; make one with `tandem partition`")
+    if manifest.protocol_version != PROTOCOL_VERSION:
+        raise BadModel(
+            f"the bundle is of protocol version {manifest.protocol_version}; "
+            f"this service speaks {PROTOCOL_VERSION}; make it anew with `tandem partition`"
+        )
     registry = CollectorRegistry()
     metrics = CloudMetrics(registry)
     engine = CloudEngine(model)
@@ -90,13 +95,11 @@ def main() -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     model = load_bundle(settings.bundle, device=settings.device)
-    uvicorn.run(
+    serve(
         create_app(settings, model),
         host=settings.host,
         port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=settings.grace_seconds,
+        grace_seconds=settings.grace_seconds,
     )
 
 

@@ -1,8 +1,8 @@
 """The cloud's HTTP surface: blocks in, reports out, both as frames of the protocol."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
@@ -85,15 +85,17 @@ class Surface:
         )
         return block
 
-    async def _frames(self, first: Report, reports: AsyncIterator[Report]) -> AsyncIterator[bytes]:
-        with self._observed("stream"):
-            try:
-                yield self._counted(encode(first))
-                async for report in reports:
-                    yield self._counted(encode(report))
-            except TandemError as error:
-                yield self._counted(encode(fault_of(error)))
-                raise
+    async def _frames(
+        self, first: Report, reports: AsyncGenerator[Report]
+    ) -> AsyncGenerator[bytes]:
+        try:
+            with self._observed("stream"):
+                async with aclosing(reports):
+                    yield self._counted(encode(first))
+                    async for report in reports:
+                        yield self._counted(encode(report))
+        except TandemError as error:
+            yield self._counted(encode(fault_of(error)))
 
     def _frame(self, report: Report) -> Response:
         return Response(self._counted(encode(report)), media_type=MEDIA_TYPE)

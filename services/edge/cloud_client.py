@@ -27,6 +27,7 @@ from shared.protocol.version import (
 from shared.protocol.wire import decode, encode, frame_length
 
 _HEADER_BYTES = 8
+_LONGEST_RETRY_SECONDS = 3600.0
 
 
 @dataclass(slots=True)
@@ -158,7 +159,7 @@ def _refusal(status: int, body: bytes, headers: httpx.Headers, limit: int) -> Ta
     except TandemError:
         message = None
     after = headers.get("retry-after", "")
-    retry_after = float(after) if after.isdigit() else 1.0
+    retry_after = min(float(after), _LONGEST_RETRY_SECONDS) if after.isdecimal() else 1.0
     if not isinstance(message, Fault):
         return CloudLost(
             f"the cloud answered {status}", reason=f"status_{status}", retry_after=retry_after

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import httpx
 import torch
-import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
@@ -26,11 +25,13 @@ from services.edge.text import TextCodec
 from shared import environment, logs
 from shared.errors import BadModel
 from shared.model import Manifest, SpanModel, load_bundle
+from shared.protocol.version import PROTOCOL_VERSION
 from shared.runtime.background import Background
 from shared.runtime.model_thread import ModelThread
 from shared.web import errors
 from shared.web.middleware import BodyLimit, RequestId
 from shared.web.observe import observation_routes
+from shared.web.serving import serve
 
 
 def create_app(
@@ -45,6 +46,11 @@ def create_app(
     manifest = model.manifest
     if manifest is None or manifest.role != "edge" or manifest.split is None:
         raise BadModel("the edge serves an edge bundle; make one with `tandem partition`")
+    if manifest.protocol_version != PROTOCOL_VERSION:
+        raise BadModel(
+            f"the bundle is of protocol version {manifest.protocol_version}; "
+            f"this service speaks {PROTOCOL_VERSION}; make it anew with `tandem partition`"
+        )
     registry = CollectorRegistry()
     metrics = EdgeMetrics(registry)
     engine = EdgeEngine(model, manifest.split)
@@ -100,13 +106,11 @@ def main() -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     model = load_bundle(settings.bundle, device=settings.device)
-    uvicorn.run(
+    serve(
         create_app(settings, model),
         host=settings.host,
         port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=settings.grace_seconds,
+        grace_seconds=settings.grace_seconds,
     )
 
 

@@ -6,16 +6,18 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastapi import APIRouter, Request
+from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 from services.edge.answer import Answer
 from services.edge.answering import Answering
 from services.edge.schemas import GenerateRequest, TokenView
 from shared.errors import TandemError
+from shared.runtime.background import Background
 from shared.web.errors import error_body
 
 PAGE = Path(__file__).parent / "static" / "index.html"
@@ -27,6 +29,7 @@ class Surface:
 
     answering: Answering
     heartbeat_seconds: float
+    background: Background = field(default_factory=Background)
 
     def routes(self) -> APIRouter:
         """Return the router."""
@@ -49,10 +52,12 @@ class Surface:
         tokens = answer.tokens()
         first = await anext(tokens)  # what fails before the first token is an HTTP status
         events = self._events(first, tokens, answer, with_details=body.parameters.details)
+        stream = self._with_heartbeat(events)
         return StreamingResponse(
-            self._with_heartbeat(events),
+            stream,
             media_type="text/event-stream",
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+            background=BackgroundTask(stream.aclose),  # a client may hang up between two events
         )
 
     async def _whole(self, body: GenerateRequest, answer: Answer, request: Request) -> Response:
@@ -98,7 +103,8 @@ class Surface:
                 yield event
                 upcoming = asyncio.ensure_future(anext(events, None))
         finally:
-            await _abandon(upcoming, events)
+            # In a task of its own: every await of the one whose client hung up is cancelled.
+            self.background.spawn(_abandon(upcoming, events))
 
 
 def _event(token: TokenView, answer: Answer, *, with_details: bool) -> bytes:

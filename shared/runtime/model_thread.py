@@ -1,8 +1,8 @@
 """One thread owns one engine; the event loop submits work and waits.
 
 Steps are formed continuously: whatever waits when a step ends goes into the next one, oldest first,
-within a budget of rows; a long prompt is run in chunks beside everybody else's single tokens. Knows
-nothing of models, sessions or HTTP.
+within a budget of rows that is shared out fairly; a long prompt is run in chunks beside everybody
+else's single tokens. Knows nothing of models, sessions or HTTP.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -132,14 +133,15 @@ class ModelThread(Generic[W, R]):
             return None
 
     def _allot(self) -> "list[tuple[_Entry[W, R], int]]":
-        batch, left = [], self.max_rows
-        for entry in self._entries:
-            if left == 0:
-                break
-            rows = min(entry.work.rows, left)
-            batch.append((entry, rows))
-            left -= rows
-        return batch
+        """Share the budget out: at least a row each, oldest first; what short works leave over
+        goes to long ones.
+        """
+        entries = list(islice(self._entries, self.max_rows))
+        shares, left = {}, self.max_rows
+        for done, entry in enumerate(sorted(entries, key=lambda e: e.work.rows)):
+            shares[id(entry)] = min(entry.work.rows, left // (len(entries) - done))
+            left -= shares[id(entry)]
+        return [(entry, shares[id(entry)]) for entry in entries]
 
     def _step(self, batch: "list[tuple[_Entry[W, R], int]]") -> Sequence[R | Failed | None]:
         try:

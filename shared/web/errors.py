@@ -8,6 +8,7 @@ import math
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from shared.errors import TandemError
@@ -27,6 +28,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(TandemError, _on_tandem_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_unforeseen)
 
 
@@ -65,19 +67,15 @@ def _on_tandem_error(request: Request, error: Exception) -> Response:
 def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return _no_json()
     path = [part for part in first["loc"] if part != "body"]
     field = ".".join(map(str, path)) or "body"
-    match first["type"]:
-        case "json_invalid":
-            field, path = "body", []
-            message, status = "the body is no valid UTF-8 JSON", 400
-        case "extra_forbidden":
-            message, status = f"{field}: unknown field", 422
-        case _:
-            message, status = f"{field}: {first['msg']}", 422
-    if (hint := _allowed(request, path, unknown=first["type"] == "extra_forbidden")) is not None:
+    unknown = first["type"] == "extra_forbidden"
+    message = f"{field}: {'unknown field' if unknown else first['msg']}"
+    if (hint := _allowed(request, path, unknown=unknown)) is not None:
         message = f"{message}; allowed: {hint}"
-    return JSONResponse({"error": message, "error_type": "validation", "field": field}, status)
+    return JSONResponse({"error": message, "error_type": "validation", "field": field}, 422)
 
 
 def _allowed(request: Request, path: list[object], *, unknown: bool) -> str | None:
@@ -94,11 +92,19 @@ def _allowed(request: Request, path: list[object], *, unknown: bool) -> str | No
 def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.detail == _UNPARSED:
-        message = "the body is no valid UTF-8 JSON"
-        return JSONResponse({"error": message, "error_type": "malformed", "field": "body"}, 400)
+        return _no_json()
     return JSONResponse(
         {"error": str(error.detail), "error_type": "http"}, error.status_code, headers=error.headers
     )
+
+
+def _no_json() -> Response:
+    message = "the body is no valid UTF-8 JSON"
+    return JSONResponse({"error": message, "error_type": "malformed", "field": "body"}, 400)
+
+
+def _on_disconnect(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # for the access log: nobody is left to read it
 
 
 def _on_unforeseen(request: Request, error: Exception) -> Response:

@@ -67,10 +67,15 @@ def _range(schema: Schema) -> str | None:
 
 
 def _between(schema: Schema, kind: str) -> str:
-    lower = [text.format(f"{schema[key]:,}") for key, text in _LOWER.items() if key in schema]
-    upper = [text.format(f"{schema[key]:,}") for key, text in _UPPER.items() if key in schema]
+    lower = [text.format(_number(schema[key])) for key, text in _LOWER.items() if key in schema]
+    upper = [text.format(_number(schema[key])) for key, text in _UPPER.items() if key in schema]
     if lower and upper:
         return f"{kind} {lower[0]} {upper[0]}"
     if lower:
         return f"{kind} from {lower[0].removesuffix(' to')}"
     return kind
+
+
+def _number(bound: float) -> str:
+    """A bound as a person writes it; the description makes a float of every whole one."""
+    return f"{int(bound) if float(bound).is_integer() else bound:,}"

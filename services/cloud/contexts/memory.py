@@ -61,7 +61,9 @@ class MemoryContexts:
         finally:
             context.users -= 1
             context.last_used = self._clock()
-            if self._contexts.get(session) is context:
+            if not context.users and not context.tokens:
+                self._forget(context)  # its first block was refused or never came
+            elif self._contexts.get(session) is context:
                 self._contexts.move_to_end(session)
                 self._count(context)
             elif context.users == 0:
@@ -126,7 +128,8 @@ class MemoryContexts:
 
     def _forget(self, context: Context) -> int:
         freed = context.nbytes
-        self._remove(context.session)
+        if self._contexts.get(context.session) is context:
+            self._remove(context.session)
         self._drop_cache(context)
         return freed
 

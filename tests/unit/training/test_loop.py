@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import Objective, TrainingConfig
@@ -105,6 +106,26 @@ def test_a_run_spends_its_budget_and_no_more(started: Trainer) -> None:
     assert started.progress == 1
     assert [report.position.tokens for report in reports] == list(range(64, TOKENS + 1, 64))
     assert [report.position.step for report in reports] == list(range(1, 17))
+
+
+def test_every_step_skips_layers_anew_and_the_same_seed_alike(
+    text: Path, tmp_path: Path, tiny: TrainingConfig
+) -> None:
+    def skipped() -> list[dict[int, list[int]]]:
+        trainer = _start(text, tmp_path / "cache", tiny)
+        seen: list[dict[int, list[int]]] = []
+
+        def look(_model: nn.Module, given: tuple[Tensor, dict[int, Tensor]]) -> None:
+            seen.append({layer: rows.tolist() for layer, rows in given[1].items()})
+
+        trainer.model.register_forward_pre_hook(look)
+        _run(trainer)
+        return seen
+
+    steps = skipped()
+    assert skipped() == steps
+    assert sum(step != steps[0] for step in steps) > len(steps) / 2
+    assert not any(0 in step for step in steps)
 
 
 def test_resuming_a_finished_run_exports_it_again(

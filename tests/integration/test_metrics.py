@@ -1,0 +1,113 @@
+"""Every metric that is promised is exposed by real services after a mixed load, and adds up."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from tests.support.apps import PATIENCE, ask
+from tests.support.prompts import prompts
+from tests.support.reference import text
+from tests.support.services import Services
+
+MODES = ("standalone", "collaborative", "cloud", "split")
+BOTH = {
+    "tandem_tokens_total": {"source", "mode"},
+    "tandem_cloud_requests_total": {"operation", "outcome"},
+    "tandem_cloud_request_duration_seconds_count": {"operation"},
+    "tandem_cloud_request_duration_seconds_bucket": {"operation", "le"},
+    "tandem_uplink_bytes_total": {"codec"},
+    "tandem_downlink_bytes_total": set(),
+    "tandem_num_requests_running": set(),
+    "tandem_num_requests_waiting": set(),
+    "tandem_compute_seconds_total": set(),
+}
+EDGE = BOTH | {
+    "tandem_time_to_first_token_seconds_count": {"mode"},
+    "tandem_inter_token_latency_seconds_count": {"mode"},
+    "tandem_e2e_request_latency_seconds_count": {"mode"},
+    "tandem_request_success_total": {"finished_reason"},
+    "tandem_request_failures_total": {"reason"},
+    "tandem_link_up": set(),
+}
+CLOUD = BOTH | {"tandem_contexts": set(), "tandem_context_bytes": set()}
+NAMES_OF_SOMEBODY = ("session", "user", "request_id", "prompt")
+
+Seen = dict[str, list[Sample]]
+
+
+def samples(exposed: str) -> Seen:
+    """A service's samples by name, read by Prometheus' own parser."""
+    found: Seen = {}
+    for family in text_string_to_metric_families(exposed):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append(sample)
+    return found
+
+
+def by(seen: Seen, name: str, label: str, **only: str) -> Counter[str]:
+    """A metric summed by one of its labels."""
+    total: Counter[str] = Counter()
+    for sample in seen.get(name, ()):
+        if all(sample.labels[key] == value for key, value in only.items()):
+            total[sample.labels[label]] += int(sample.value)
+    return total
+
+
+async def test_promised_metrics_are_exposed_and_add_up(services: Services) -> None:
+    before = {s.role: samples(s.metrics()) for s in (services.edge, services.cloud)}
+    given = prompts(text(), 8)
+    async with httpx.AsyncClient(base_url=services.edge.url, timeout=PATIENCE) as edge:
+        asked = [
+            ask(edge, prompt, mode=MODES[n % 4], max_new_tokens=12, codec=("fp16", "int8")[n // 4])
+            for n, prompt in enumerate(given)
+        ]
+        answers: list[dict[str, Any]] = await asyncio.gather(*asked)
+        refused = {"inputs": "Once", "parameters": {"max_new_tokens": 5000}}
+        assert (await edge.post("/generate", json=refused)).status_code == 422
+    after = {s.role: samples(s.metrics()) for s in (services.edge, services.cloud)}
+
+    for role, promised in (("edge", EDGE), ("cloud", CLOUD)):
+        for name, labels in promised.items():
+            assert after[role].get(name), f"{role} does not expose {name}"
+            assert {*after[role][name][0].labels} == labels, name
+        assert {"fingerprint", "depth", "compute_format", "modes"} <= {
+            *after[role]["tandem_build_info"][0].labels
+        }
+        for sample in (each for group in after[role].values() for each in group):
+            assert not set(NAMES_OF_SOMEBODY) & {*sample.labels}
+
+    details = [answer["details"] for answer in answers]
+
+    def grown(role: str, name: str, label: str, **only: str) -> Counter[str]:
+        return by(after[role], name, label, **only) - by(before[role], name, label, **only)
+
+    spent = sum((Counter(each["usage"]["tokens_by_source"]) for each in details), Counter[str]())
+    assert grown("edge", "tandem_tokens_total", "source") == spent
+    for mode in MODES:
+        made = [each["generated_tokens"] for each in details if each["mode"] == mode]
+        assert grown("edge", "tandem_tokens_total", "mode")[mode] == sum(made)
+        first = grown("edge", "tandem_time_to_first_token_seconds_count", "mode")
+        between = grown("edge", "tandem_inter_token_latency_seconds_count", "mode")
+        assert (first[mode], between[mode]) == (len(made), sum(made) - len(made))
+    assert grown("edge", "tandem_e2e_request_latency_seconds_count", "mode") == Counter(
+        each["mode"] for each in details
+    )
+    assert grown("edge", "tandem_request_success_total", "finished_reason") == Counter(
+        each["finish_reason"] for each in details
+    )
+    assert grown("edge", "tandem_request_failures_total", "reason") == {"invalid": 1}
+    assert grown("cloud", "tandem_tokens_total", "source")["cloud"] >= spent["cloud"]
+
+    needs = sum(each["usage"]["cloud_requests"] for each in details)
+    for role in ("edge", "cloud"):
+        operations = grown(role, "tandem_cloud_requests_total", "operation", outcome="ok")
+        assert operations["complete"] + operations["stream"] == needs
+    up = sum(each["usage"]["bytes_up"] for each in details)
+    assert grown("cloud", "tandem_uplink_bytes_total", "codec").total() == up
+    codecs = grown("edge", "tandem_uplink_bytes_total", "codec")
+    assert codecs.total() == up
+    assert {"fp16", "int8"} <= {*codecs}

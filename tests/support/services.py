@@ -1,0 +1,135 @@
+"""Both services as real processes on free ports of this machine.
+
+A process's log goes to a file that is shown when a test fails. Who stops one expects exit code 0.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.apps import PATIENCE
+from tests.support.reference import bundles
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    """A TCP port nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@dataclass(slots=True)
+class Service:
+    """One service: `cloud` or `edge`, its settings without their prefix, and its process."""
+
+    role: str
+    log: Path
+    settings: Mapping[str, str]
+    port: int = field(default_factory=free_port)
+    _process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        """Its base URL, the same after a restart."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start the process; `wait_until_ready` follows."""
+        prefix = f"TANDEM_{self.role.upper()}_"
+        given = {"bundle": str(getattr(bundles(), self.role)), "port": str(self.port)}
+        given |= {"threads": "1", **self.settings}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("TANDEM_")}
+        environment |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        environment |= {f"{prefix}{name}".upper(): value for name, value in given.items()}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", f"services.{self.role}"],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def wait_until_ready(self, cloud: str | None = None) -> None:
+        """Wait for `/readyz`; for an edge, until it says this of its cloud."""
+        deadline = time.monotonic() + PATIENCE
+        while not self._is_ready(cloud):
+            assert self._process is not None
+            assert self._process.poll() is None, f"{self.role} ended:\n{self.tail()}"
+            assert time.monotonic() < deadline, f"{self.role} is not ready:\n{self.tail()}"
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """End the process as a crash or a power cut does."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self, seconds: float = PATIENCE) -> int:
+        """Send SIGTERM and return the exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs after so many seconds.
+        """
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(seconds)
+
+    def abandon(self) -> None:
+        """End the process whatever state it is in."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
+    def tail(self) -> str:
+        """The end of its log."""
+        return self.log.read_text(errors="replace")[-6000:] if self.log.exists() else ""
+
+    def metrics(self) -> str:
+        """What it exposes at `/metrics`."""
+        return httpx.get(f"{self.url}/metrics", timeout=PATIENCE).text
+
+    def _is_ready(self, cloud: str | None) -> bool:
+        try:
+            ready = httpx.get(f"{self.url}/readyz", timeout=PATIENCE)
+        except httpx.TransportError:
+            return False
+        body: dict[str, Any] = ready.json()
+        return ready.status_code == 200 and (cloud is None or body["cloud"] == cloud)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """A cloud and the edge in front of it."""
+
+    cloud: Service
+    edge: Service
+
+    def start(self) -> None:
+        """Start both at once and wait until the edge sees the cloud."""
+        self.cloud.start()
+        self.edge.start()
+        self.cloud.wait_until_ready()
+        self.edge.wait_until_ready("reachable")
+
+    def tails(self) -> list[tuple[str, str]]:
+        """Titles and ends of both logs."""
+        return [(f"{s.role} log", s.tail()) for s in (self.cloud, self.edge)]
+
+
+def new_services(folder: Path, **edge_settings: str) -> Services:
+    """A pair that is not started yet, with its logs in `folder`."""
+    cloud = Service("cloud", folder / "cloud.log", {})
+    edge = Service("edge", folder / "edge.log", {"cloud_url": cloud.url, **edge_settings})
+    return Services(cloud, edge)

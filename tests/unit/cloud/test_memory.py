@@ -1,0 +1,225 @@
+"""The store in memory: what goes first when room is short, and that every byte is given back."""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.cloud.contexts import Context, MemoryContexts
+from shared.errors import Mismatch, Overloaded
+from shared.model import KVCache
+from tests.support.toy_model import WIDTH
+from tests.unit.cloud.sessions import CLOUD_OPENING, block
+
+LOG_BYTES = 3 * 16  # three tokens with their digests
+KV_BYTES = 1000
+
+
+@dataclass(eq=False)
+class Cache:
+    nbytes: int = KV_BYTES
+
+
+@dataclass
+class Shelf:
+    """A store with a clock of its own and a record of the caches given back."""
+
+    budget_bytes: int = 1 << 20
+    max_contexts: int = 8
+    now: float = 0.0
+    released: list[int] = field(default_factory=list)
+    made: list[Cache] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.store = MemoryContexts(
+            hidden=WIDTH,
+            budget_bytes=self.budget_bytes,
+            max_contexts=self.max_contexts,
+            ttl_seconds=60,
+            release=lambda cache: self.released.append(id(cache)),
+            clock=lambda: self.now,
+        )
+
+    def fill(self, *sessions: str) -> list[Context]:
+        """Contexts of three tokens and a cache each, idle."""
+        return [self._filled(session) for session in sessions]
+
+    def _filled(self, session: str) -> Context:
+        with self.store.using(session, CLOUD_OPENING) as context:
+            assert context is not None
+            context.apply(block(3, opening=CLOUD_OPENING, session=session))
+            cache = Cache()
+            self.made.append(cache)
+            context.cache = cast(KVCache, cache)
+        return context
+
+    def held(self, *sessions: str) -> list[bool]:
+        return [self._find(session) is not None for session in sessions]
+
+    def _find(self, session: str) -> Context | None:
+        with self.store.using(session, None) as context:
+            return context
+
+
+def test_bytes_are_those_of_logs_and_caches() -> None:
+    shelf = Shelf()
+    assert shelf.store.nbytes == 0
+    shelf.fill("a", "b")
+    assert shelf.store.nbytes == 2 * (LOG_BYTES + KV_BYTES)
+    assert len(shelf.store) == 2
+
+
+def test_a_session_not_opened_is_not_here() -> None:
+    shelf = Shelf()
+    assert shelf.held("a") == [False]
+    assert not shelf.store.close("a")
+    assert len(shelf.store) == 0
+
+
+def test_a_second_opening_must_be_the_first_one_again() -> None:
+    shelf = Shelf()
+    (context,) = shelf.fill("a")
+    with shelf.store.using("a", CLOUD_OPENING) as again:
+        assert again is context
+    with (
+        pytest.raises(Mismatch),
+        shelf.store.using("a", replace(CLOUD_OPENING, prompt_tokens=2)),
+    ):
+        pass
+    assert context.users == 0
+
+
+def test_a_session_whose_first_block_was_refused_is_not_kept() -> None:
+    shelf = Shelf()
+    with pytest.raises(ValueError, match="refused"), shelf.store.using("a", CLOUD_OPENING):
+        raise ValueError("refused")
+    assert (len(shelf.store), shelf.store.nbytes) == (0, 0)
+
+
+def test_caches_go_before_logs_and_the_longest_idle_go_first() -> None:
+    shelf = Shelf(budget_bytes=4 * (LOG_BYTES + KV_BYTES))
+    a, b, c, d = shelf.fill("a", "b", "c", "d")
+    with shelf.store.using("a", None):  # used again: no longer the oldest
+        pass
+    with shelf.store.using("d", None):
+        shelf.store.make_room(d, KV_BYTES + 1)
+    assert [context.cache is None for context in (a, b, c, d)] == [False, True, True, False]
+    assert len(shelf.store) == 4, "a log went before every cache had gone"
+    with shelf.store.using("d", None):
+        shelf.store.make_room(d, 3 * KV_BYTES + 1)
+    assert a.cache is None
+    assert shelf.held("a", "b", "c", "d") == [True, False, True, True]
+    assert d.cache is not None
+
+
+def test_what_is_in_use_is_never_evicted() -> None:
+    shelf = Shelf(budget_bytes=2 * (LOG_BYTES + KV_BYTES))
+    a, b = shelf.fill("a", "b")
+    with shelf.store.using("a", None), shelf.store.using("b", None):
+        with pytest.raises(Overloaded, match="1 bytes more than the budget"):
+            shelf.store.make_room(b, 1)
+        assert a.cache is not None
+        assert b.cache is not None
+        assert len(shelf.store) == 2
+    with shelf.store.using("b", None):
+        shelf.store.make_room(b, 1)
+    assert a.cache is None
+
+
+def test_what_grows_while_in_use_is_counted() -> None:
+    shelf = Shelf(budget_bytes=2 * (LOG_BYTES + KV_BYTES))
+    a, b = shelf.fill("a", "b")
+    with shelf.store.using("b", None):
+        cast(Cache, b.cache).nbytes += KV_BYTES
+        shelf.store.make_room(b, 0)
+        assert a.cache is None
+    assert shelf.store.nbytes == a.nbytes + b.nbytes == 2 * LOG_BYTES + 2 * KV_BYTES
+
+
+def test_sessions_are_forgotten_after_their_time_to_live_unless_in_use() -> None:
+    shelf = Shelf()
+    shelf.fill("old", "busy")
+    shelf.now = 30
+    shelf.fill("new")
+    with shelf.store.using("busy", None):
+        shelf.now = 60
+        assert shelf.store.sweep() == 0
+        shelf.now = 61
+        assert shelf.store.sweep() == 1
+        assert shelf.held("old", "new") == [False, True]
+    shelf.now = 200
+    assert shelf.store.sweep() == 2
+    assert shelf.store.nbytes == 0
+
+
+def test_a_full_store_forgets_the_longest_idle_and_refuses_when_all_are_in_use() -> None:
+    shelf = Shelf(max_contexts=2)
+    shelf.fill("a", "b", "c")
+    assert shelf.held("a", "b", "c") == [False, True, True]
+    with (
+        shelf.store.using("b", None),
+        shelf.store.using("c", None),
+        pytest.raises(Overloaded, match="all 2 contexts are in use"),
+        shelf.store.using("d", CLOUD_OPENING),
+    ):
+        pass
+    assert len(shelf.store) == 2
+
+
+def test_a_session_closed_while_in_use_gives_its_cache_back_when_its_last_user_leaves() -> None:
+    shelf = Shelf()
+    shelf.fill("a")
+    with shelf.store.using("a", None):
+        with shelf.store.using("a", None):
+            assert shelf.store.close("a")
+            assert (len(shelf.store), shelf.store.nbytes) == (0, 0)
+        assert shelf.released == []
+    assert shelf.released == [id(shelf.made[0])]
+
+
+def test_a_session_opened_again_while_its_old_self_is_in_use_is_another() -> None:
+    shelf = Shelf()
+    (old,) = shelf.fill("a")
+    with shelf.store.using("a", None):
+        shelf.store.close("a")
+        (new,) = shelf.fill("a")
+    assert new is not old
+    assert shelf.held("a") == [True]
+    assert shelf.released == [id(shelf.made[0])]
+    assert shelf.store.nbytes == new.nbytes
+
+
+ACTIONS = st.tuples(
+    st.sampled_from(["open", "use", "close", "sweep", "room", "sleep"]), st.sampled_from("abcde")
+)
+
+
+@given(actions=st.lists(ACTIONS, max_size=40))
+def test_every_cache_is_given_back_exactly_once_whatever_happens(
+    actions: list[tuple[str, str]],
+) -> None:
+    shelf = Shelf(budget_bytes=3 * (LOG_BYTES + KV_BYTES), max_contexts=4)
+    for action, session in actions:
+        match action:
+            case "open" if shelf.held(session) == [False]:
+                shelf.fill(session)
+            case "close":
+                shelf.store.close(session)
+            case "sweep":
+                shelf.store.sweep()
+            case "sleep":
+                shelf.now += 25
+            case "room":
+                with shelf.store.using(session, None) as context:
+                    if context is not None:
+                        shelf.store.make_room(context, KV_BYTES)
+        kept = [c for s in "abcde" if (c := shelf._find(s)) is not None]
+        assert shelf.store.nbytes == sum(context.nbytes for context in kept)
+        assert len(shelf.store) == len(kept) <= 4
+    for session in "abcde":
+        shelf.store.close(session)
+    assert (len(shelf.store), shelf.store.nbytes) == (0, 0)
+    assert Counter(shelf.released) == Counter(id(cache) for cache in shelf.made)

@@ -1,0 +1,153 @@
+"""The edge's own record: blocks cut from it cover every node once, and only news of its own prefix
+is believed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.edge.chain import Chain
+from shared.errors import CloudLost
+from shared.protocol.digest import extend_all, root_digest
+from shared.protocol.messages import HiddenBlock, Opening, Pressure, Report, Sampling, Want
+from shared.protocol.wire import canonical
+from shared.quantization import encode
+
+HIDDEN = 4
+OPENING = Opening(
+    fingerprint="f00d",
+    trunk_format="fp32",
+    sampler_version=1,
+    depth=4,
+    split=1,
+    mode="collaborative",
+    codec="fp32",
+    prompt_tokens=1,
+    max_positions=64,
+    sampling=Sampling(),
+)
+ROOT = root_digest("f00d", "s", canonical(OPENING))
+
+
+def rows(tokens: Sequence[int]) -> HiddenBlock:
+    """A state of each token's own."""
+    return encode(torch.tensor([[float(t)] * HIDDEN for t in tokens]), "fp32")
+
+
+def chain(*tokens: int) -> Chain:
+    made = Chain("s", OPENING, hidden=HIDDEN)
+    if tokens:
+        made.extend(tokens, rows(tokens))
+    return made
+
+
+def report(through: int, tokens: Sequence[int], held: Sequence[int]) -> Report:
+    """A report of a cloud that holds `held`."""
+    return Report(
+        session="s",
+        revision=0,
+        sequence=1,
+        through=through,
+        digest=[ROOT, *extend_all(ROOT, held)][-1],
+        tokens=tuple(tokens),
+        pressure=Pressure(queued=0, allowed_nodes=0),
+    )
+
+
+def test_the_first_block_opens_the_session_with_everything() -> None:
+    made = chain(5, 6, 7)
+    block = made.cut(want=Want.NOW, count=1)
+    assert (block.start, block.tokens, block.binding) == (0, (5, 6, 7), 3)
+    assert (block.parent, block.opening, block.states) == (ROOT, OPENING, rows((5, 6, 7)))
+    assert (block.want, block.count, block.sequence) == (Want.NOW, 1, 1)
+    assert made.sent == made.end == 3
+
+
+def test_an_open_session_is_not_opened_again_until_it_is_lost() -> None:
+    made = chain(5)
+    made.cut(want=Want.NOTHING)
+    made.opened = True
+    made.extend((6,), rows((6,)))
+    assert made.cut(want=Want.NOTHING).opening is None
+    made.unsend(1)
+    assert made.cut(want=Want.NOTHING).opening is None
+    made.unsend(0)
+    again = made.cut(want=Want.NOTHING)
+    assert (again.opening, again.tokens, again.states) == (OPENING, (5, 6), rows((5, 6)))
+
+
+def test_a_block_with_nothing_new_carries_neither_tokens_nor_states() -> None:
+    made = chain(5, 6)
+    made.cut(want=Want.NOTHING)
+    block = made.cut(want=Want.NOW, count=1)
+    assert (block.start, block.tokens, block.states, block.binding) == (2, (), None, 2)
+    assert block.parent == extend_all(ROOT, (5, 6))[-1]
+
+
+@given(data=st.data())
+def test_blocks_cover_every_node_however_often_they_are_lost(data: st.DataObject) -> None:
+    made, held, sequence = chain(), 0, 0
+    for step in data.draw(
+        st.lists(st.sampled_from(["extend", "cut", "lose", "need"]), max_size=20)
+    ):
+        if step == "extend":
+            made.extend((made.end, made.end + 1), rows((made.end, made.end + 1)))
+        elif step == "need":
+            made.unsend(data.draw(st.integers(0, held)))
+        else:
+            before = made.sent
+            block = made.cut(want=Want.NOTHING)
+            assert block.sequence == sequence + 1
+            sequence = block.sequence
+            assert block.tokens == tuple(range(block.start, made.end))
+            assert block.parent == [ROOT, *extend_all(ROOT, range(made.end))][block.start]
+            assert block.states == (rows(block.tokens) if block.tokens else None)
+            assert block.start <= held, "a gap nobody asked about"
+            if step == "lose":
+                made.unsend(before)
+            else:
+                held = made.end
+    assert made.sent <= made.end
+
+
+def test_unsending_never_marks_anything_as_sent() -> None:
+    made = chain(5, 6)
+    made.unsend(9)
+    assert made.sent == 0
+
+
+def test_news_are_the_tokens_beyond_the_chain() -> None:
+    made = chain(5, 6)
+    assert list(made.next_tokens(report(3, (9,), (5, 6, 9)))) == [9]
+    assert list(made.next_tokens(report(4, (6, 9, 8), (5, 6, 9, 8)))) == [9, 8]
+
+
+@pytest.mark.parametrize("through", [0, 1, 2])
+def test_a_report_of_the_past_is_no_news(through: int) -> None:
+    made = chain(5, 6)
+    assert list(made.next_tokens(report(through, (5, 6)[:through], (5, 6)[:through]))) == []
+
+
+def test_a_report_that_leaves_tokens_out_is_not_believed() -> None:
+    with pytest.raises(CloudLost) as lost:
+        chain(5, 6).next_tokens(report(4, (8,), (5, 6, 9, 8)))
+    assert lost.value.reason == "malformed"
+
+
+@pytest.mark.parametrize("held", [(5, 7, 9), (5, 6, 8), (6, 5, 9)])
+def test_a_report_of_another_prefix_is_not_believed(held: tuple[int, ...]) -> None:
+    with pytest.raises(CloudLost) as lost:
+        chain(5, 6).next_tokens(report(3, (9,), held))
+    assert lost.value.reason == "diverged"
+
+
+def test_a_chain_is_of_its_session_and_opening() -> None:
+    others = [
+        Chain("t", OPENING, hidden=HIDDEN),
+        Chain("s", replace(OPENING, codec="fp16"), hidden=HIDDEN),
+    ]
+    assert len({made.digests[0] for made in [chain(), *others]}) == 3

@@ -1,0 +1,284 @@
+"""The thread that owns an engine: who goes into a step, what it costs them, and how works end."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import Overloaded
+from shared.runtime.model_thread import ModelThread
+from shared.runtime.work import Completed, Failed
+
+
+@dataclass(eq=False)
+class Job:
+    """`total` rows under a name; `failure` is how its last step ends."""
+
+    name: str
+    total: int
+    failure: Exception | None = None
+    done: int = 0
+
+    @property
+    def rows(self) -> int:
+        return self.total - self.done
+
+
+@dataclass
+class Gate:
+    """An engine that waits at every step until it is let through, and notes what it was given."""
+
+    open: bool = True
+    steps: list[list[tuple[str, int]]] = field(default_factory=list)
+    threads: set[int] = field(default_factory=set)
+    breaks: Exception | None = None
+    _permits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    _started: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def step(self, batch: Sequence[tuple[Job, int]]) -> list[str | Failed | None]:
+        self.steps.append([(job.name, rows) for job, rows in batch])
+        self.threads.add(threading.get_ident())
+        self._started.release()
+        if not self.open:
+            assert self._permits.acquire(timeout=10)
+        if self.breaks is not None:
+            failure, self.breaks = self.breaks, None
+            raise failure
+        return [self._advance(job, rows) for job, rows in batch]
+
+    def _advance(self, job: Job, rows: int) -> str | Failed | None:
+        assert 1 <= rows <= job.rows
+        job.done += rows
+        if job.rows:
+            return None
+        return Failed(job.failure) if job.failure is not None else job.name
+
+    async def started(self) -> None:
+        """Wait until one more step has begun."""
+        assert await asyncio.to_thread(self._started.acquire, timeout=10)
+
+    def let(self, steps: int = 1) -> None:
+        self._permits.release(steps)
+
+
+Runner = ModelThread[Job, str]
+
+
+def runner(gate: Gate, *, max_rows: int = 8, max_waiting: int = 64) -> Runner:
+    return ModelThread(gate, "test-engine", max_rows, max_waiting)
+
+
+async def behind(gate: Gate, thread: Runner, jobs: Sequence[Job]) -> list["asyncio.Task[object]"]:
+    """Queue `jobs` while the engine stands in a step of another one, so that they wait together."""
+    first = asyncio.create_task(thread.run(Job("first", 1)))
+    await gate.started()
+    tasks: list[asyncio.Task[object]] = [first]
+    tasks += [asyncio.create_task(thread.run(job)) for job in jobs]
+    await asyncio.sleep(0)
+    assert thread.waiting == len(jobs) + 1
+    gate.open = True
+    gate.let()
+    return tasks
+
+
+async def test_a_long_prompt_runs_in_chunks_beside_everybody_elses_single_tokens() -> None:
+    gate = Gate(open=False)
+    with runner(gate) as thread:
+        jobs = [Job("prompt", 20), Job("a", 1), Job("b", 1)]
+        await asyncio.gather(*await behind(gate, thread, jobs))
+    assert gate.steps[1:] == [
+        [("prompt", 6), ("a", 1), ("b", 1)],
+        [("prompt", 8)],
+        [("prompt", 6)],
+    ]
+
+
+async def test_works_that_outnumber_the_budget_are_served_oldest_first() -> None:
+    gate = Gate(open=False)
+    with runner(gate, max_rows=3) as thread:
+        await asyncio.gather(*await behind(gate, thread, [Job(f"{n}", 1) for n in range(8)]))
+    assert [[name for name, _ in step] for step in gate.steps[1:]] == [
+        ["0", "1", "2"],
+        ["3", "4", "5"],
+        ["6", "7"],
+    ]
+
+
+@given(rows=st.lists(st.integers(1, 40), min_size=1, max_size=12), budget=st.integers(1, 16))
+def test_every_step_keeps_the_budget_wastes_none_of_it_and_starves_nobody(
+    rows: list[int], budget: int
+) -> None:
+    gate = Gate(open=False)
+
+    async def serve() -> None:
+        with runner(gate, max_rows=budget) as thread:
+            jobs = [Job(str(n), total) for n, total in enumerate(rows)]
+            await asyncio.gather(*await behind(gate, thread, jobs))
+
+    asyncio.run(serve())
+    left = dict(enumerate(rows))
+    for step in gate.steps[1:]:
+        given_out = {int(name): share for name, share in step}
+        assert sum(given_out.values()) == min(budget, sum(left.values()))
+        oldest = list(left)[:budget]
+        assert list(given_out) == oldest
+        # Nobody gets more than another that wanted as much.
+        for name, share in given_out.items():
+            assert share == left[name] or share >= max(given_out.values()) - 1
+        left = {n: r - given_out.get(n, 0) for n, r in left.items() if r > given_out.get(n, 0)}
+    assert not left
+
+
+async def test_a_cancelled_work_is_dropped_before_the_next_step() -> None:
+    gate = Gate(open=False)
+    with runner(gate) as thread:
+        first, doomed, kept = await _three(gate, thread)
+        doomed.cancel()
+        await asyncio.wait({doomed})
+        gate.open = True
+        gate.let()
+        assert (await kept).value == "kept"
+        await first
+        assert thread.waiting == 0
+    assert [name for step in gate.steps for name, _ in step] == ["first", "kept"]
+
+
+async def _three(
+    gate: Gate, thread: Runner
+) -> tuple[
+    "asyncio.Task[Completed[str]]", "asyncio.Task[Completed[str]]", "asyncio.Task[Completed[str]]"
+]:
+    first = asyncio.create_task(thread.run(Job("first", 1)))
+    await gate.started()
+    doomed = asyncio.create_task(thread.run(Job("doomed", 30)))
+    kept = asyncio.create_task(thread.run(Job("kept", 1)))
+    await asyncio.sleep(0)
+    return first, doomed, kept
+
+
+async def test_a_work_cancelled_between_its_chunks_gets_no_further_one() -> None:
+    gate = Gate(open=False)
+    with runner(gate, max_rows=4) as thread:
+        task = asyncio.create_task(thread.run(Job("long", 40)))
+        await gate.started()
+        task.cancel()
+        await asyncio.wait({task})
+        gate.open = True
+        gate.let()
+        assert (await thread.run(Job("next", 1))).value == "next"
+    assert gate.steps == [[("long", 4)], [("next", 1)]]
+
+
+async def test_an_exception_of_the_engine_fails_that_step_and_no_other() -> None:
+    gate = Gate(open=False, breaks=None)
+    with runner(gate) as thread:
+        tasks = await behind(gate, thread, [])
+        await asyncio.gather(*tasks)
+        gate.breaks = RuntimeError("device lost")
+        results = await asyncio.gather(
+            thread.run(Job("a", 1)), thread.run(Job("b", 1)), return_exceptions=True
+        )
+        assert any(isinstance(result, RuntimeError) for result in results)
+        assert (await thread.run(Job("after", 1))).value == "after"
+        assert thread.waiting == 0
+
+
+async def test_a_failed_work_fails_alone() -> None:
+    gate = Gate(open=False)
+    with runner(gate) as thread:
+        jobs = [Job("good", 1), Job("bad", 1, ValueError("bad numbers")), Job("fine", 1)]
+        first, good, bad, fine = await behind(gate, thread, jobs)
+        with pytest.raises(ValueError, match="bad numbers"):
+            await bad
+        for task in (first, good, fine):
+            assert isinstance(await task, Completed)
+    assert len(gate.steps) == 2, "they were not in one step"
+
+
+async def test_errands_run_between_steps_on_the_engines_thread() -> None:
+    gate = Gate(open=False)
+    ran: list[tuple[int, int]] = []
+
+    def errand() -> None:
+        ran.append((len(gate.steps), threading.get_ident()))
+
+    with runner(gate) as thread:
+        first = asyncio.create_task(thread.run(Job("first", 1)))
+        await gate.started()
+        thread.post(errand)
+        await asyncio.sleep(0.01)
+        assert ran == [], "it ran while a step did"
+        gate.open = True
+        gate.let()
+        await first
+        await thread.run(Job("next", 1))
+    assert ran == [(1, next(iter(gate.threads)))]
+    assert threading.get_ident() not in gate.threads
+
+
+async def test_an_idle_thread_runs_errands_too() -> None:
+    ran = threading.Event()
+    with runner(Gate()) as thread:
+        thread.post(ran.set)
+        assert await asyncio.to_thread(ran.wait, 10)
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+    gate = Gate(open=False)
+    with runner(gate, max_waiting=2) as thread:
+        tasks = [asyncio.create_task(thread.run(Job(name, 1))) for name in "ab"]
+        await gate.started()
+        with pytest.raises(Overloaded) as refused:
+            await thread.run(Job("c", 1))
+        assert refused.value.retry_after == 1
+        gate.open = True
+        gate.let()
+        await asyncio.gather(*tasks)
+        assert (await thread.run(Job("c", 1))).value == "c"
+
+
+async def test_closing_lets_the_step_end_and_refuses_the_rest() -> None:
+    gate = Gate(open=False)
+    with runner(gate, max_rows=1) as thread:
+        running = asyncio.create_task(thread.run(Job("running", 1)))
+        await gate.started()
+        waiting = asyncio.create_task(thread.run(Job("waiting", 1)))
+        given_back: list[str] = []
+        thread.post(lambda: given_back.append("cache"))
+        await asyncio.sleep(0)
+        thread._closed = True  # as __exit__ does, without waiting for the gate
+        gate.let()
+    assert (await running).value == "running"
+    with pytest.raises(Overloaded, match="shutting down"):
+        await waiting
+    with pytest.raises(Overloaded, match="shutting down"):
+        await thread.run(Job("late", 1))
+    assert given_back == ["cache"]
+    assert gate.steps == [[("running", 1)]]
+
+
+async def test_shares_of_a_steps_time_add_up_to_it() -> None:
+    seconds: list[float] = []
+    gate = Gate(open=False)
+    note: Callable[[float, int, int], None] = lambda spent, rows, works: seconds.append(spent)  # noqa: E731
+    with ModelThread(gate, "test-engine", 8, 64, note) as thread:
+        tasks = await behind(gate, thread, [Job("a", 1), Job("b", 3), Job("long", 30)])
+        results = [result for task in tasks if isinstance(result := await task, Completed)]
+    assert sum(r.compute_seconds for r in results) == pytest.approx(sum(seconds))
+    by_name = {r.value: r for r in results}
+    assert by_name["b"].compute_seconds > by_name["a"].compute_seconds
+    assert by_name["long"].steps == len(gate.steps) - 1
+    assert all(r.queue_seconds >= 0 for r in results)
+
+
+async def test_two_hundred_callers_each_get_their_own_result() -> None:
+    gate = Gate()
+    with runner(gate, max_rows=16, max_waiting=200) as thread:
+        results = await asyncio.gather(*(thread.run(Job(str(n), 1 + n % 7)) for n in range(200)))
+        assert [result.value for result in results] == [str(n) for n in range(200)]
+        assert thread.waiting == 0
+    assert max(sum(rows for _, rows in step) for step in gate.steps) <= 16

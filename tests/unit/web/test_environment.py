@@ -1,0 +1,55 @@
+"""Settings: a variable with a service's prefix that is no setting stops the process by name."""
+
+import pytest
+from pydantic import ValidationError
+
+from services.cloud.settings import Settings as CloudSettings
+from services.edge.settings import Settings as EdgeSettings
+from shared.environment import refuse_unknown
+
+SERVICES = [("TANDEM_EDGE_", EdgeSettings), ("TANDEM_CLOUD_", CloudSettings)]
+Kind = type[EdgeSettings] | type[CloudSettings]
+
+
+@pytest.mark.parametrize(("prefix", "settings"), SERVICES)
+def test_every_unknown_variable_is_named_with_the_known_ones(prefix: str, settings: Kind) -> None:
+    environ = {f"{prefix}PROT": "1", f"{prefix}BUNDEL": "x", f"{prefix}PORT": "1", "PATH": "/bin"}
+    with pytest.raises(SystemExit) as stopped:
+        refuse_unknown(settings, environ)
+    message = str(stopped.value)
+    assert message.startswith(f"unknown settings: {prefix}BUNDEL, {prefix}PROT; known: ")
+    for name in settings.model_fields:
+        assert f"{prefix}{name.upper()}" in message
+
+
+@pytest.mark.parametrize(("prefix", "settings"), SERVICES)
+def test_known_variables_and_other_programs_are_let_through(prefix: str, settings: Kind) -> None:
+    known = {f"{prefix}{name}".upper(): "x" for name in settings.model_fields}
+    refuse_unknown(settings, known | {"TANDEM": "1", "TANDEM_OTHER_PORT": "1", "HOME": "/"})
+    refuse_unknown(settings, {f"{prefix}port".lower(): "1"})
+
+
+@pytest.mark.parametrize(("prefix", "settings"), SERVICES)
+def test_settings_are_read_from_the_environment_and_fixed(
+    prefix: str, settings: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"{prefix}BUNDLE", "/bundle")
+    monkeypatch.setenv(f"{prefix}PORT", "9000")
+    read = settings()
+    assert (str(read.bundle), read.port) == ("/bundle", 9000)
+    with pytest.raises(ValidationError, match="frozen"):
+        read.port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("prefix", "settings"), SERVICES)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "70000"), ("MAX_STEP_ROWS", "0"), ("MAX_BODY_BYTES", "many"), ("THREADS", "-1")],
+)
+def test_a_setting_out_of_range_is_refused(
+    prefix: str, settings: Kind, name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"{prefix}BUNDLE", "/bundle")
+    monkeypatch.setenv(f"{prefix}{name}", value)
+    with pytest.raises(ValidationError, match=name.lower()):
+        settings()

@@ -1,0 +1,30 @@
+"""Health, readiness and metrics as every service answers them."""
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, Counter
+
+from shared.web.observe import observation_routes
+
+
+@pytest.mark.parametrize(
+    ("ready", "status", "said"), [(True, 200, "ready"), (False, 503, "unavailable")]
+)
+async def test_readiness_is_a_status_with_its_reasons(
+    *, ready: bool, status: int, said: str
+) -> None:
+    registry = CollectorRegistry()
+    Counter("tandem_things", "Things", registry=registry).inc(3)
+    app = FastAPI()
+    app.include_router(observation_routes(registry, lambda: (ready, {"cloud": "refused"})))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        readiness = await http.get("/readyz")
+        assert (readiness.status_code, readiness.json()) == (
+            status,
+            {"status": said, "cloud": "refused"},
+        )
+        alive = await http.get("/healthz")
+        assert (alive.status_code, alive.json()) == (200, {"status": "alive"})
+        assert "tandem_things_total 3.0" in (await http.get("/metrics")).text
