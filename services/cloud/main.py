@@ -38,11 +38,7 @@ def create_app(settings: Settings, model: SpanModel) -> FastAPI:
     manifest = model.manifest
     if manifest is None or manifest.role != "cloud":
         raise BadModel("the cloud serves a cloud bundle; make one with `tandem partition`")
-    if manifest.protocol_version != PROTOCOL_VERSION:
-        raise BadModel(
-            f"the bundle is of protocol version {manifest.protocol_version}; "
-            f"this service speaks {PROTOCOL_VERSION}; make it anew with `tandem partition`"
-        )
+    manifest.require_protocol(PROTOCOL_VERSION)
     registry = CollectorRegistry()
     metrics = CloudMetrics(registry)
     engine = CloudEngine(model)

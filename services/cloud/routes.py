@@ -61,7 +61,11 @@ class Surface:
         """
         block = await self._read(request)
         reports = self.completion.stream(block)
-        first = await anext(reports)
+        try:
+            first = await anext(reports)
+        except TandemError as error:
+            self.metrics.requests.labels(operation="stream", outcome=error.code).inc()
+            raise
         return StreamingResponse(self._frames(first, reports), media_type=MEDIA_TYPE)
 
     async def close(self, request: Request) -> Response:

@@ -46,11 +46,7 @@ def create_app(
     manifest = model.manifest
     if manifest is None or manifest.role != "edge" or manifest.split is None:
         raise BadModel("the edge serves an edge bundle; make one with `tandem partition`")
-    if manifest.protocol_version != PROTOCOL_VERSION:
-        raise BadModel(
-            f"the bundle is of protocol version {manifest.protocol_version}; "
-            f"this service speaks {PROTOCOL_VERSION}; make it anew with `tandem partition`"
-        )
+    manifest.require_protocol(PROTOCOL_VERSION)
     registry = CollectorRegistry()
     metrics = EdgeMetrics(registry)
     engine = EdgeEngine(model, manifest.split)

@@ -62,6 +62,18 @@ class Manifest:
         """Its exits by layer."""
         return {e.layer: ExitInfo(e.threshold, e.agreement) for e in self.exits}
 
+    def require_protocol(self, version: int) -> None:
+        """Refuse to be served by a machine that speaks another protocol version.
+
+        Raises:
+            BadModel: naming both versions.
+        """
+        if self.protocol_version != version:
+            raise BadModel(
+                f"the bundle is of protocol version {self.protocol_version}; "
+                f"this service speaks {version}; make it anew with `tandem partition`"
+            )
+
     def write(self, folder: Path) -> None:
         """Write it into a bundle."""
         content = {

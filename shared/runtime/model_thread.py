@@ -1,8 +1,7 @@
 """One thread owns one engine; the event loop submits work and waits.
 
 Steps are formed continuously: whatever waits when a step ends goes into the next one, oldest first,
-within a budget of rows that is shared out fairly; a long prompt is run in chunks beside everybody
-else's single tokens. Knows nothing of models, sessions or HTTP.
+within a budget of rows; a long prompt is run in chunks beside everybody else's single tokens. Knows nothing of models, sessions or HTTP.
 """
 
 import asyncio
@@ -112,15 +111,18 @@ class ModelThread(Generic[W, R]):
             self._wake.notify()
 
     def _serve(self) -> None:
-        while (batch := self._next_batch()) is not None:
-            began = time.perf_counter()
-            for entry, _ in batch:
-                if entry.steps == 0:
-                    entry.queue_seconds = began - entry.submitted
-            outcomes = self._step(batch)
-            self._charge(batch, time.perf_counter() - began)
-            self._settle(batch, outcomes)
-        self._refuse_rest()
+        try:
+            while (batch := self._next_batch()) is not None:
+                began = time.perf_counter()
+                for entry, _ in batch:
+                    if entry.steps == 0:
+                        entry.queue_seconds = began - entry.submitted
+                outcomes = self._step(batch)
+                self._charge(batch, time.perf_counter() - began)
+                self._settle(batch, outcomes)
+        finally:
+            # Also when a mistake of ours ends the thread: nobody may wait for it for ever.
+            self._refuse_rest()
 
     def _next_batch(self) -> "list[tuple[_Entry[W, R], int]] | None":
         with self._wake:
@@ -133,15 +135,17 @@ class ModelThread(Generic[W, R]):
             return None
 
     def _allot(self) -> "list[tuple[_Entry[W, R], int]]":
-        """Share the budget out: at least a row each, oldest first; what short works leave over
-        goes to long ones.
+        """Share the budget out: a row each, so that nobody's single token waits for a long prompt;
+        what is left goes to the oldest, so that prompts finish one after the other.
         """
         entries = list(islice(self._entries, self.max_rows))
-        shares, left = {}, self.max_rows
-        for done, entry in enumerate(sorted(entries, key=lambda e: e.work.rows)):
-            shares[id(entry)] = min(entry.work.rows, left // (len(entries) - done))
-            left -= shares[id(entry)]
-        return [(entry, shares[id(entry)]) for entry in entries]
+        left = self.max_rows - len(entries)
+        batch = []
+        for entry in entries:
+            more = min(entry.work.rows - 1, left)
+            left -= more
+            batch.append((entry, 1 + more))
+        return batch
 
     def _step(self, batch: "list[tuple[_Entry[W, R], int]]") -> Sequence[R | Failed | None]:
         try:
@@ -176,6 +180,7 @@ class ModelThread(Generic[W, R]):
 
     def _refuse_rest(self) -> None:
         with self._wake:
+            self._closed = True
             self._run_errands()
             rest, self._entries = list(self._entries), deque()
         for entry in rest:

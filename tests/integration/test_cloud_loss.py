@@ -4,7 +4,7 @@ model's text say that they cannot, and a cloud that comes back is used without a
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -18,7 +18,7 @@ from tests.support.services import Services, free_port
 from tests.support.sockets import listening
 from tests.support.sse import Event, streamed
 
-QUICK = {
+QUICK: Mapping[str, Any] = {
     "cloud_timeout_seconds": 0.4,
     "connect_timeout_seconds": 0.4,
     "first_pause_seconds": 0.1,
@@ -171,7 +171,8 @@ async def test_trouble_that_begins_in_the_middle_of_a_text(trouble: Trouble) -> 
     """
     given = {"max_new_tokens": 12, "min_new_tokens": 12, "threshold": 1.0, "details": True}
     with listening(cloud_app()) as cloud, serving(Proxy(cloud)) as proxy:
-        async with edge_client(proxy.url, **QUICK) as edge:
+        patient = {**QUICK, "cloud_timeout_seconds": 1.5}
+        async with edge_client(proxy.url, **patient) as edge:
             for mode in ("collaborative", "split"):
                 proxy.trouble = Trouble.NONE
                 await _until_trusted(edge)

@@ -1,19 +1,20 @@
 """The event loop only waits: a service says that it is alive while its model computes."""
 
 import asyncio
-import math
 import statistics
 import time
+from itertools import pairwise
 
 import httpx
 import pytest
 
 from services.cloud.engine import CloudEngine
 from services.edge.engine import EdgeEngine
-from tests.support.apps import PATIENCE, ask, pair
+from tests.support.apps import ask, pair
 from tests.support.steps import watched
 
 STEP_SECONDS = 1.5
+PAUSE = 0.02
 ALIVE_WITHIN = 0.1
 
 
@@ -24,17 +25,21 @@ async def test_a_service_is_alive_within_100_ms_while_a_long_step_runs(side: str
         client = services.edge if side == "edge" else services.cloud
         with watched(engine, slowed_by=STEP_SECONDS) as steps:
             answer = asyncio.create_task(ask(services.edge, "Once", mode="split", max_new_tokens=1))
-            assert await asyncio.to_thread(steps.begun.wait, PATIENCE)
-            waits = [await _seconds_to_be_alive(client) for _ in range(5)]
-            within_one_step = len(steps.spans) == 1 and steps.spans[0][1] == math.inf
-            await answer
-    assert within_one_step, "the answers came while the engine was at it"
-    assert statistics.median(waits) < ALIVE_WITHIN, waits
-    assert steps.spans[0][1] - steps.spans[0][0] >= STEP_SECONDS
+            signs = await _signs_of_life(client, answer)
+    ((began, ended),) = steps.spans
+    assert ended - began >= STEP_SECONDS
+    during = [began, *(sign for sign in signs if began < sign < ended), ended]
+    silences = [later - sign for sign, later in pairwise(during)]
+    assert statistics.median(silences) < PAUSE + ALIVE_WITHIN
+    assert max(silences) < STEP_SECONDS / 2, "a busy machine stumbles; a blocked loop is silent"
 
 
-async def _seconds_to_be_alive(client: httpx.AsyncClient) -> float:
-    began = time.monotonic()
-    response = await client.get("/healthz")
-    assert response.json() == {"status": "alive"}
-    return time.monotonic() - began
+async def _signs_of_life(client: httpx.AsyncClient, answer: "asyncio.Task[object]") -> list[float]:
+    """When `/healthz` had answered, asked again and again until the answer is there."""
+    signs = []
+    while not answer.done():
+        assert (await client.get("/healthz")).json() == {"status": "alive"}
+        signs.append(time.monotonic())
+        await asyncio.sleep(PAUSE)
+    await answer
+    return signs

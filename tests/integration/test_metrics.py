@@ -103,8 +103,11 @@ async def test_promised_metrics_are_exposed_and_add_up(services: Services) -> No
     assert grown("cloud", "tandem_tokens_total", "source")["cloud"] >= spent["cloud"]
 
     needs = sum(each["usage"]["cloud_requests"] for each in details)
-    for role in ("edge", "cloud"):
-        operations = grown(role, "tandem_cloud_requests_total", "operation", outcome="ok")
+    # The edge may hang up on a stream whose last token it has; for the cloud that one is cancelled.
+    for operations in (
+        grown("edge", "tandem_cloud_requests_total", "operation", outcome="ok"),
+        grown("cloud", "tandem_cloud_requests_total", "operation"),
+    ):
         assert operations["complete"] + operations["stream"] == needs
     up = sum(each["usage"]["bytes_up"] for each in details)
     assert grown("cloud", "tandem_uplink_bytes_total", "codec").total() == up

@@ -103,6 +103,7 @@ async def test_a_quick_stream_carries_no_comment(services: Services) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_hanging_up_in_mid_stream_frees_both_sides(services: Services, mode: str) -> None:
+    await _until_idle(services)
     before = gauge(services.cloud.metrics(), "tandem_tokens_total")
     async with (
         httpx.AsyncClient(base_url=services.edge.url, timeout=PATIENCE) as edge,

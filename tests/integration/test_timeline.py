@@ -4,6 +4,7 @@ token's state to arrive.
 
 import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from services.edge.engine import EdgeEngine
@@ -68,7 +69,7 @@ async def test_uploads_overlap_the_edges_next_steps(services: Services, size: Si
     assert len(hidden) >= NEW_TOKENS // 2
     assert sum(hidden) >= 0.8 * len(hidden), "most states travel while the edge computes on"
 
-    gaps = [b[0] - a[1] for a, b in zip(steps.spans, steps.spans[1:], strict=False)]
+    gaps = [b[0] - a[1] for a, b in pairwise(steps.spans)]
     assert statistics.median(gaps) < DELAY, "no step waits for an upload, which takes 20 ms"
     taken = steps.spans[-1][1] - steps.spans[0][0]
     computing = sum(ended - began for began, ended in steps.spans)

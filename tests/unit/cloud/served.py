@@ -39,6 +39,7 @@ class WatchedModel(ToyModel):
     steps: int = 0
     gate: threading.Event = field(default_factory=threading.Event)
     breaks: Exception | None = None
+    poisoned: bool = False
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -54,6 +55,10 @@ class WatchedModel(ToyModel):
             failure, self.breaks = self.breaks, None
             raise failure
         return super().forward(segments)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        factor, self.poisoned = (float("nan") if self.poisoned else 1.0), False
+        return super().logits(hidden) * factor
 
 
 @dataclass

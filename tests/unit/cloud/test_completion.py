@@ -182,6 +182,8 @@ async def test_a_caller_that_goes_away_leaves_the_session_whole() -> None:
         asking.cancel()
         await asyncio.wait({asking})
         cloud.model.gate.set()
+        await cloud.completion.background.drain(5)
+        assert cloud.store._contexts[SESSION].through == 6, "the pass ended with its caller"
         again = await cloud.report(ask(5))
         assert (again.tokens[-1], again.passes) == (full_choice(TEXT[:5]), 1)
 
@@ -245,6 +247,14 @@ async def test_after_a_failed_pass_the_same_request_succeeds(failure: Exception)
             await cloud.completion.accept(ask(7, 5))
         report = await cloud.report(ask(7, 5))
         assert report.tokens[-1] == full_choice(TEXT[:7])
+
+
+async def test_a_choice_that_failed_after_its_rows_had_run_is_made_again() -> None:
+    async with served() as cloud:
+        cloud.model.poisoned = True
+        status, fault = await cloud.fault(ask(4))
+        assert (status, fault.code) == (500, "compute")
+        assert (await cloud.report(ask(4))).tokens[-1] == full_choice(TEXT[:4])
 
 
 async def test_sessions_at_once_do_not_meet() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -126,9 +127,10 @@ def test_every_step_keeps_the_budget_wastes_none_of_it_and_starves_nobody(
         assert sum(given_out.values()) == min(budget, sum(left.values()))
         oldest = list(left)[:budget]
         assert list(given_out) == oldest
-        # Nobody gets more than another that wanted as much.
-        for name, share in given_out.items():
-            assert share == left[name] or share >= max(given_out.values()) - 1
+        # Everybody gets a row, and only the oldest get more: no younger one while it wants more.
+        assert all(share >= 1 for share in given_out.values())
+        for older, younger in pairwise(given_out):
+            assert given_out[older] == left[older] or given_out[younger] == 1
         left = {n: r - given_out.get(n, 0) for n, r in left.items() if r > given_out.get(n, 0)}
     assert not left
 
