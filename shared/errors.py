@@ -14,6 +14,7 @@ It knows neither HTTP libraries nor the wire; `shared.web` renders these and
     ├── OutOfMemory        503  the KV budget is spent
     ├── Unfit              503  the cloud refuses this edge, or the edge this cloud: they do not fit
     ├── CloudLost          503  no usable answer from the cloud
+    ├── CodecRange         422  a hidden state is beyond the request's codec (a ComputeError)
     ├── ComputeError       500  the model produced numbers that are not finite
     └── BadModel           500  a checkpoint or bundle that cannot be served
 """
@@ -126,11 +127,25 @@ class CloudLost(TandemError):
         super().__init__(message, retry_after=retry_after)
         self.reason = reason
 
+    @property
+    def of_the_path(self) -> bool:
+        """Whether the path or the whole service failed, not one session's request."""
+        return self.reason in ("refused", "timeout", "broken", "malformed", "overloaded") or (
+            self.reason.startswith("status_")
+        )
+
 
 class ComputeError(TandemError):
     """The model produced values that are not finite."""
 
     code = "compute"
+
+
+class CodecRange(ComputeError):
+    """A hidden state is beyond what the request's codec can carry: another codec can."""
+
+    code = "codec_range"
+    status = 422
 
 
 class BadModel(TandemError):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from shared.errors import ComputeError, Malformed
+from shared.errors import CodecRange, ComputeError, Malformed
 from shared.protocol.messages import Codec, HiddenBlock
 
 INT8_BLOCK = 64
@@ -165,7 +165,10 @@ def _bytes(rows: Tensor) -> bytes:
 
 def _within_range(rows: Tensor, codec: Codec) -> Tensor:
     if not bool(torch.isfinite(rows).all()):
-        raise ComputeError(f"a hidden state is beyond the range of codec {codec}")
+        raise CodecRange(
+            f"a hidden state is beyond the range of codec {codec}; fp32 carries every state",
+            field="parameters.codec",
+        )
     return rows
 
 

@@ -106,7 +106,7 @@ class Completion:
                 await self._decide(context, end)
             elif block.want is Want.SOON:
                 self.background.spawn(self._catch_up(context))
-            return self._report(context, block.acknowledged, began, need)
+            return self._report(context, block.acknowledged, began, held=end, need_from=need)
 
     async def _apply(self, context: Context, block: Block) -> Standing:
         """Apply `block`, waiting a while for the one before it."""
@@ -169,10 +169,17 @@ class Completion:
         return ended or context.through >= opening.max_positions
 
     def _report(
-        self, context: Context, acknowledged: int, began: float, need_from: int | None = None
+        self,
+        context: Context,
+        acknowledged: int,
+        began: float,
+        *,
+        held: int = 0,
+        need_from: int | None = None,
     ) -> Report:
         return context.report(
             acknowledged=acknowledged,
+            held=max(acknowledged, held),
             seconds=time.perf_counter() - began,
             pressure=self._pressure(),
             need_from=need_from,

@@ -55,6 +55,7 @@ class Pass:
     draw: Draw
     done: int = 0
     choices: list[Choice] = field(default_factory=list)
+    charge: int = 1
 
     @property
     def rows(self) -> int:
@@ -71,12 +72,6 @@ class CloudEngine:
     def new_cache(self) -> KVCache:
         """An empty KV cache for one session."""
         return self.model.new_cache()
-
-    def kv_bytes_per_position(self, start: int) -> int:
-        """Bytes of KV one position takes in layers [start, N)."""
-        shape = self.model.shape
-        layers = self.model.span.stop - max(start, self.model.span.start)
-        return 2 * shape.kv_heads * shape.head_dim * self.model.dtype.itemsize * layers
 
     def step(self, batch: Sequence[tuple[Pass, int]]) -> list[Choices | Failed | None]:
         """Run each pass by its allotted rows; see `shared.runtime.work.Engine`. A finished pass
@@ -116,6 +111,7 @@ class CloudEngine:
             # One session's bad numbers must not fail its neighbours in the batch.
             return Failed(error)
         work.done += rows
+        work.charge = rows * (self.model.span.stop - work.start)
         return None if work.rows else tuple(work.choices)
 
 

@@ -41,6 +41,8 @@ def create_app(settings: Settings, model: SpanModel) -> FastAPI:
     manifest.require_protocol(PROTOCOL_VERSION)
     registry = CollectorRegistry()
     metrics = CloudMetrics(registry)
+    # The store makes room before a pass; this is what no mistake in its books gets past.
+    model.kv_budget_bytes = settings.context_bytes
     engine = CloudEngine(model)
     thread: ModelThread[Pass, tuple[Choice, ...]] = ModelThread(
         engine,

@@ -51,16 +51,16 @@ def plan(context: Context, engine: CloudEngine, *, decide: bool) -> Plan | None:
         position=first,
         inputs=_inputs(context, engine, first, last),
         picks=picks,
-        draw=_draw(context.opening.sampling),
+        draw=draw_of(context.opening.sampling),
     )
     return Plan(work=work, positions=positions, decides=decide)
 
 
 def bytes_needed(context: Context, engine: CloudEngine) -> int:
-    """Estimate the KV bytes the next pass will add."""
+    """Return the bytes of KV the next pass will add."""
     end = context.states.end if context.carries_states else context.through
-    held = context.cache.length(context.opening.split) if context.cache is not None else 0
-    return max(0, end - held) * engine.kv_bytes_per_position(context.opening.split)
+    cache = context.cache = context.cache or engine.new_cache()
+    return cache.growth(range(context.opening.split, engine.model.span.stop), end)
 
 
 def settle(context: Context, planned: Plan, choices: Sequence[Choice]) -> tuple[int, int]:
@@ -81,7 +81,8 @@ def _inputs(context: Context, engine: CloudEngine, first: int, last: int) -> tor
     return quantization.decode(block, dtype=engine.model.dtype, device=engine.model.device)
 
 
-def _draw(sampling: Sampling) -> Draw:
+def draw_of(sampling: Sampling) -> Draw:
+    """The wire's sampling parameters as the engine takes them."""
     parameters = SamplingParameters(
         temperature=sampling.temperature,
         top_p=sampling.top_p,

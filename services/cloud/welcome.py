@@ -56,6 +56,10 @@ class Welcome:
             differences["split"] = (opening.split, f"layers that take splits {lowest} to {highest}")
         if differences:
             raise Mismatch(differences)
+        if max(opening.sampling.eos_ids, default=0) >= self.shape.vocab:
+            raise Invalid(
+                "an end-of-sequence id is no token of this model", field="sampling.eos_ids"
+            )
         if not opening.prompt_tokens < opening.max_positions <= self.shape.max_positions:
             raise Invalid(
                 f"{opening.prompt_tokens} prompt tokens and {opening.max_positions} positions "

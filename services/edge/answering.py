@@ -3,6 +3,7 @@
 Knows the public request type but not HTTP; `answer` does the rest.
 """
 
+import asyncio
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Answering:
         """Modes this deployment can serve."""
         return ("standalone", "collaborative", "cloud", "split") if self.cloud else ("standalone",)
 
-    def answer(self, request: GenerateRequest) -> Answer:
+    async def answer(self, request: GenerateRequest) -> Answer:
         """Check a request against this deployment and get it ready; nothing runs before
         `Answer.tokens`.
 
@@ -82,15 +83,18 @@ class Answering:
         """
         try:
             self.load.require_room()
-            return self._prepare(request)
+            # Tokenizing a body of the largest size takes seconds: the event loop goes on meanwhile.
+            ids = await asyncio.to_thread(self.text.encode, request.inputs)
+            self.load.require_room()
+            return self._prepare(request, ids)
         except TandemError as error:
             self.metrics.failures.labels(reason=error.code).inc()
             raise
 
-    def _prepare(self, request: GenerateRequest) -> Answer:
+    def _prepare(self, request: GenerateRequest, ids: list[int]) -> Answer:
         parameters = request.parameters
         rules = self._rules(parameters)
-        ids = self._ids(request)
+        self._check_length(ids, request)
         seed = secrets.randbits(63) if parameters.seed is None else parameters.seed
         sampling = _sampling(parameters, self.text.eos_ids)
         generation = Generation(
@@ -142,8 +146,7 @@ class Answering:
                 retry_after=max(1.0, link.seconds_to_retry),
             )
 
-    def _ids(self, request: GenerateRequest) -> list[int]:
-        ids = self.text.encode(request.inputs)
+    def _check_length(self, ids: list[int], request: GenerateRequest) -> None:
         if not ids:
             raise Invalid("inputs: the prompt has no tokens", field="inputs")
         longest = self.identity.max_positions
@@ -159,7 +162,6 @@ class Answering:
                 f"beyond the context of {longest}; allowed: 1 to {longest - len(ids)}",
                 field="parameters.max_new_tokens",
             )
-        return ids
 
     def _uplink(
         self,
@@ -183,7 +185,8 @@ class Answering:
             max_positions=len(ids) + parameters.max_new_tokens,
             sampling=_on_the_wire(sampling, seed),
         )
-        chain = Chain(secrets.token_hex(16), opening, hidden=self.engine.model.shape.hidden)
+        shape = self.engine.model.shape
+        chain = Chain(secrets.token_hex(16), opening, hidden=shape.hidden, vocab=shape.vocab)
         cloud = self.cloud
         return Uplink(chain, cloud.client, cloud.link, self.metrics, cloud.background)
 

@@ -21,7 +21,7 @@ class Chain:
     states) are not in the chain yet: `tokens` holds what can be sent.
     """
 
-    def __init__(self, session: str, opening: Opening, *, hidden: int) -> None:
+    def __init__(self, session: str, opening: Opening, *, hidden: int, vocab: int) -> None:
         self.session = session
         self.opening = opening
         self.tokens: list[int] = []
@@ -30,7 +30,9 @@ class Chain:
         self.sent = 0
         self.acknowledged = 0
         self._sequence = 0
+        self._vocab = vocab
         self.opened = False  # whether the cloud is known to hold the session
+        self.offered = False  # whether it may hold it: a block was sent, whatever came of it
 
     @property
     def end(self) -> int:
@@ -48,6 +50,7 @@ class Chain:
         """Return the block of everything not sent yet, and count it as sent."""
         start, self.sent = self.sent, self.end
         self._sequence += 1
+        self.offered = True
         tokens = tuple(self.tokens[start:])
         return Block(
             session=self.session,
@@ -84,6 +87,8 @@ class Chain:
         if fresh > len(report.tokens):
             raise CloudLost("the cloud's report leaves out tokens", reason="malformed")
         tokens = report.tokens[-fresh:]
+        if max(tokens) >= self._vocab:
+            raise CloudLost("the cloud decided on no token of this model", reason="malformed")
         if extend_all(self.digests[-1], tokens)[-1] != report.digest:
             raise CloudLost("the cloud decided on another prefix than this one", reason="diverged")
         return tokens

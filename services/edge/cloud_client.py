@@ -27,6 +27,13 @@ from shared.protocol.version import (
 from shared.protocol.wire import decode, encode, frame_length
 
 _HEADER_BYTES = 8
+FAULT_CODES = frozenset(
+    {
+        *("truncated", "malformed", "checksum", "field", "shape", "scales", "values", "codec"),
+        *("token", "position", "drafts", "conflict", "too_large", "overloaded", "out_of_memory"),
+        *("internal", "compute", "not_found"),
+    }
+)
 _LONGEST_RETRY_SECONDS = 3600.0
 
 
@@ -165,7 +172,7 @@ def _refusal(status: int, body: bytes, headers: httpx.Headers, limit: int) -> Ta
             f"the cloud answered {status}", reason=f"status_{status}", retry_after=retry_after
         )
     if status == httpx.codes.SERVICE_UNAVAILABLE or message.retryable:
-        return CloudLost(message.message, reason=message.code, retry_after=retry_after)
+        return CloudLost(message.message, reason=_reason(message), retry_after=retry_after)
     return _of_fault(message)
 
 
@@ -176,4 +183,9 @@ def _of_fault(fault: Fault) -> TandemError:
         return Invalid(fault.message, field=fault.field)
     # Anything else the cloud says of our bytes is damage on the way: the same rows can be sent
     # again.
-    return CloudLost(f"the cloud refused a block: {fault.message}", reason=fault.code)
+    return CloudLost(f"the cloud refused a block: {fault.message}", reason=_reason(fault))
+
+
+def _reason(fault: Fault) -> str:
+    """The fault's code if it is one of the protocol's: reasons become labels of metrics."""
+    return fault.code if fault.code in FAULT_CODES else "other"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from shared.decoding.sampling import Choice, PrefixState, SamplingParameters, sample
-from shared.errors import ComputeError
+from shared.errors import ComputeError, OutOfMemory
 from shared.model import KVCache, Segment, SpanModel
 from shared.runtime.work import Failed
 
@@ -55,8 +55,9 @@ class Proposal:
 
 @dataclass(slots=True)
 class Proposing:
-    """New tokens of one session to be run; with a `question`, the exits propose what follows
-    them.
+    """New tokens of one session to be run; with a `question`, the exits propose what follows them.
+
+    A work without new tokens asks the exits again on the last one run.
     """
 
     state: EdgeState
@@ -64,24 +65,30 @@ class Proposing:
     question: Question | None
     done: int = 0
     states: list[Tensor] = field(default_factory=list)
+    catching_up: bool = False
+    charge: int = 1
 
     @property
     def rows(self) -> int:
-        """Rows still to run. A work without new tokens asks the exits again, which takes one
-        step of one row.
-        """
+        """Rows still to run: new tokens, then, where the exit at the split was not sure, every
+        position left behind there."""
+        if self.catching_up:
+            return sum(map(len, self.state.behind))
         return max(1, len(self.ids) - self.done)
 
 
 class EdgeEngine:
-    """Runs the edge's span [0, e) with exits at the split and at e (one exit where they are
-    equal).
+    """Runs the edge's span [0, e) with exits at the split and at e (one exit where they are equal).
+
+    Args:
+        max_rows: positions left behind that one step catches up on, over all sessions together.
     """
 
-    def __init__(self, model: SpanModel, split: int) -> None:
+    def __init__(self, model: SpanModel, split: int, *, max_rows: int) -> None:
         self.model = model
         self.split = split
         self.depth = model.span.stop
+        self.max_rows = max_rows
 
     def new_state(self) -> EdgeState:
         """Empty state for one session."""
@@ -89,22 +96,29 @@ class EdgeEngine:
 
     def step(self, batch: Sequence[tuple[Proposing, int]]) -> list[Proposal | Failed | None]:
         """Run each work by its allotted rows; see `shared.runtime.work.Engine`."""
-        self._run_lower([(work, rows) for work, rows in batch if work.done < len(work.ids)])
-        finished = [work for work, _ in batch if work.done == len(work.ids)]
-        outcomes: dict[int, Proposal | Failed] = {
-            id(work): _proposal(work, self.split, None) for work in finished
-        }
-        asking = [work for work in finished if work.question is not None]
-        last = [work.state.behind[-1][-1:] for work in asking]
-        unsure = self._ask(asking, last, self.split, outcomes)
+        outcomes: dict[int, Proposal | Failed] = {}
+        for work, _ in batch:
+            work.charge = 0
+        self._run_lower([(w, rows) for w, rows in batch if w.done < len(w.ids)], outcomes)
+        ready = [w for w, _ in batch if w.done == len(w.ids) and id(w) not in outcomes]
+        unsure = [work for work in ready if work.catching_up]
+        fresh = [work for work in ready if not work.catching_up]
+        outcomes |= {id(work): _proposal(work, self.split, None) for work in fresh}
+        asking = [work for work in fresh if work.question is not None]
+        unsure += self._ask(asking, [w.state.behind[-1][-1:] for w in asking], self.split, outcomes)
         if self.depth > self.split:
-            self._ask(unsure, self._run_upper(unsure), self.depth, outcomes)
+            caught_up, last = self._run_upper(unsure, outcomes)
+            self._ask(caught_up, last, self.depth, outcomes)
+        else:
+            # No layers above the split here: nothing will ever catch up on these states.
+            for work in ready:
+                work.state.behind[:] = [part[-1:] for part in work.state.behind[-1:]]
         return [outcomes.get(id(work)) for work, _ in batch]
 
-    def _run_lower(self, batch: Sequence[tuple[Proposing, int]]) -> None:
+    def _run_lower(
+        self, batch: Sequence[tuple[Proposing, int]], outcomes: dict[int, Proposal | Failed]
+    ) -> None:
         """Run new tokens through [0, s); their states are kept for upload and for catching up."""
-        if not batch:
-            return
         segments = [
             Segment(
                 cache=work.state.cache,
@@ -116,17 +130,32 @@ class EdgeEngine:
             )
             for work, rows in batch
         ]
-        for (work, rows), states in zip(batch, self.model.forward(segments), strict=True):
+        for (work, rows), states in zip(batch, self._forward(segments), strict=True):
+            if isinstance(states, OutOfMemory):
+                outcomes[id(work)] = Failed(states)
+                continue
             work.done += rows
+            work.charge += rows * self.split
             work.states.append(states)
             work.state.behind.append(states)
 
-    def _run_upper(self, works: Sequence[Proposing]) -> list[Tensor]:
-        """Bring every position left behind through [s, e) in one call; returns each work's last
-        row, [1, H].
+    def _run_upper(
+        self, works: Sequence[Proposing], outcomes: dict[int, Proposal | Failed]
+    ) -> tuple[list[Proposing], list[Tensor]]:
+        """Bring positions left behind through [s, e) in one call, as many as the step has room for.
+
+        Returns the works that have caught up, and each one's last row, [1, H].
         """
-        if not works:
-            return []
+        left = self.max_rows
+        chunks = []
+        for work in works:
+            rows = torch.cat(work.state.behind)
+            chunk, rest = rows[: max(1, left)], rows[max(1, left) :]
+            left -= len(chunk)
+            work.catching_up = len(rest) > 0
+            if work.catching_up:
+                outcomes.pop(id(work), None)
+            chunks.append((chunk, rest))
         segments = [
             Segment(
                 cache=work.state.cache,
@@ -134,14 +163,31 @@ class EdgeEngine:
                 stop=self.depth,
                 position=work.state.cache.length(self.split),
                 ids=None,
-                states=torch.cat(work.state.behind),
+                states=chunk,
             )
-            for work in works
+            for work, (chunk, _) in zip(works, chunks, strict=True)
         ]
-        outputs = self.model.forward(segments)
-        for work in works:
-            work.state.behind.clear()
-        return [states[-1:] for states in outputs]
+        caught_up, last = [], []
+        for work, (chunk, rest), states in zip(works, chunks, self._forward(segments), strict=True):
+            if isinstance(states, OutOfMemory):
+                outcomes[id(work)] = Failed(states)
+                continue
+            work.charge += len(chunk) * (self.depth - self.split)
+            work.state.behind[:] = [rest] if len(rest) else []
+            if not len(rest):
+                caught_up.append(work)
+                last.append(states[-1:])
+        return caught_up, last
+
+    def _forward(self, segments: Sequence[Segment]) -> Sequence[Tensor | OutOfMemory]:
+        """Run all segments in one step; where the KV budget has no room for all, one by one, so
+        that only those without room go without."""
+        try:
+            return self.model.forward(segments) if segments else []
+        except OutOfMemory as error:
+            if len(segments) == 1:
+                return [error]
+            return [self._forward([segment])[0] for segment in segments]
 
     def _ask(
         self,

@@ -2,7 +2,7 @@
 breaker.
 
 After a failure the link is closed to new tries for a while that doubles with every further one;
-then one try decides. Time is an argument of the constructor, so tests need not sleep. Never
+then the next tries decide. Time is an argument of the constructor, so tests need not sleep. Never
 subtracts one machine's clock from the other's.
 """
 
@@ -61,7 +61,9 @@ class Link:
             )
 
     def failed(self, reason: str) -> None:
-        """Record that no usable answer came."""
+        """Record that no usable answer came; what fails while the link rests is the same outage."""
+        if self.failures and self.clock() < self._resume_at:
+            return
         self.failures += 1
         self.last_failure = reason
         pause = self.first_pause_seconds * 2 ** min(self.failures - 1, 16)

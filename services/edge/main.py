@@ -49,7 +49,8 @@ def create_app(
     manifest.require_protocol(PROTOCOL_VERSION)
     registry = CollectorRegistry()
     metrics = EdgeMetrics(registry)
-    engine = EdgeEngine(model, manifest.split)
+    model.kv_budget_bytes = settings.kv_bytes
+    engine = EdgeEngine(model, manifest.split, max_rows=settings.max_step_rows)
     thread: ModelThread[Proposing, Proposal] = ModelThread(
         engine,
         name="edge-engine",

@@ -4,6 +4,7 @@ at `/`.
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from services.edge.schemas import GenerateRequest, TokenView
 from shared.errors import TandemError
 from shared.runtime.background import Background
 from shared.web.errors import error_body
+
+_log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "static" / "index.html"
 
@@ -46,7 +49,7 @@ class Surface:
         """Answer a prompt; with `stream`, as server-sent events of text-generation-inference's
         shape.
         """
-        answer = self.answering.answer(body)
+        answer = await self.answering.answer(body)
         if not body.stream:
             return await self._whole(body, answer, request)
         tokens = answer.tokens()
@@ -86,6 +89,10 @@ class Surface:
                     yield _event(token, answer, with_details=with_details)
             except TandemError as error:
                 yield _sse(error_body(error))
+            except Exception:
+                # The status is sent; whoever reads the stream must still learn that it broke.
+                _log.exception("a stream broke")
+                yield _sse({"error": "internal error", "error_type": "internal"})
 
     async def _with_heartbeat(self, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
         """Put a comment into silence longer than the heartbeat; closing it ends the events'

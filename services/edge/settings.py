@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     max_step_rows: int = Field(default=256, ge=1)
     # Requests served at once, beyond which new ones get 503.
     max_requests: int = Field(default=64, ge=1)
+    # Bytes for the KV of all requests together.
+    kv_bytes: int = Field(default=4 * 1024**3, ge=1)
     # Largest request body, in bytes.
     max_body_bytes: int = Field(default=1024**2, ge=1024)
     # Largest report taken from the cloud, in bytes.

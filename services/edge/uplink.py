@@ -114,7 +114,7 @@ class Uplink:
 
         Raises as `ask`. A stream that breaks is taken up once where it broke.
         """
-        left, tries = count, 0
+        left, tries, resends = count, 0, 0
         while left > 0:
             start = self.chain.sent
             try:
@@ -123,7 +123,7 @@ class Uplink:
                     async for report in reports:
                         if report.need_from is not None:
                             self.chain.unsend(report.need_from)
-                            ended, tries = False, tries + 1
+                            ended, resends = False, resends + 1
                             break
                         for token in self.chain.next_tokens(report):
                             self._decided(token)
@@ -131,9 +131,11 @@ class Uplink:
                             yield token
                 if ended:
                     return
+                if resends > RESENDS:
+                    raise CloudLost("the cloud keeps asking for the same nodes", reason="resend")
             except CloudLost as error:
                 self.chain.unsend(start)
-                if tries >= RETRIES or error.reason == "timeout":
+                if tries >= RETRIES or error.reason in ("timeout", "resend"):
                     raise
                 tries += 1
 
@@ -224,7 +226,9 @@ class Uplink:
             outcome = "ok"
         except CloudLost as error:
             outcome = error.reason
-            self.link.failed(error.reason)
+            # What the cloud says of one session is no reason to give up the path for all of them.
+            if error.of_the_path:
+                self.link.failed(error.reason)
             raise
         except Unfit as error:
             outcome = error.code
@@ -241,10 +245,17 @@ class Uplink:
 
     async def _leave(self) -> None:
         """Let an upload under way end by itself (cutting it off would cost the connection), then
-        say goodbye.
+        say goodbye; where the link rests, once more when it may be tried again.
         """
         if self._uploader is not None:
-            await self._uploader
-        if self.chain.opened and self.link.usable:
-            with self._watched("close"):
-                await self.client.close(self.chain.session)
+            await asyncio.wait({self._uploader})
+        if not self.chain.offered:
+            return
+        for _ in range(RETRIES + 1):
+            await asyncio.sleep(self.link.seconds_to_retry)
+            try:
+                with self._watched("close"):
+                    await self.client.close(self.chain.session)
+                return
+            except CloudLost:
+                continue  # noted on the link; a cloud that stays away forgets by its time to live

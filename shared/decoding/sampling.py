@@ -179,6 +179,8 @@ def _masked(scores: Scores, state: PrefixState, parameters: SamplingParameters) 
         return scores
     scores = scores.copy()
     scores[[token for token in parameters.eos_ids if token < len(scores)]] = -math.inf
+    if scores.max() == -math.inf:
+        raise ComputeError("every token ends the sequence, and it must not end yet")
     return scores
 
 

@@ -165,9 +165,9 @@ class Report:
     """What the cloud knows of a session, cumulative: positions below `through` are decided and
     `digest` names that prefix.
 
-    `tokens` stand at `[through - len(tokens), through)`: those decided since the edge's
-    acknowledgement. `need_from` asks for every node from that position on, with the opening.
-    `seconds` is the cloud's own duration of this request.
+    `tokens` stand at `[through - len(tokens), through)`: those the edge does not hold yet, by its
+    acknowledgement and the block it sent. `need_from` asks for every node from that position on,
+    with the opening. `seconds` is the cloud's own duration of this request.
     """
 
     session: SessionId

@@ -1,7 +1,8 @@
 """One thread owns one engine; the event loop submits work and waits.
 
 Steps are formed continuously: whatever waits when a step ends goes into the next one, oldest first,
-within a budget of rows; a long prompt is run in chunks beside everybody else's single tokens. Knows nothing of models, sessions or HTTP.
+within a budget of rows; a long prompt is run in chunks beside everybody else's single tokens. Knows
+nothing of models, sessions or HTTP.
 """
 
 import asyncio
@@ -77,7 +78,7 @@ class ModelThread(Generic[W, R]):
     @property
     def waiting(self) -> int:
         """Works queued or running."""
-        return len(self._entries)
+        return sum(not entry.cancelled for entry in self._entries.copy())
 
     async def run(self, work: W) -> Completed[R]:
         """Queue `work` and wait for its result. Cancelling the caller drops the work at the next
@@ -92,8 +93,8 @@ class ModelThread(Generic[W, R]):
         with self._wake:
             if self._closed:
                 raise _closing()
-            if len(self._entries) >= self.max_waiting:
-                raise Overloaded(f"{len(self._entries)} works are waiting, the most allowed")
+            if (waiting := self.waiting) >= self.max_waiting:
+                raise Overloaded(f"{waiting} works are waiting, the most allowed")
             self._entries.append(entry)
             self._wake.notify()
         try:
@@ -156,12 +157,13 @@ class ModelThread(Generic[W, R]):
             return [Failed(error)] * len(batch)
 
     def _charge(self, batch: "list[tuple[_Entry[W, R], int]]", seconds: float) -> None:
-        total = sum(rows for _, rows in batch)
-        for entry, rows in batch:
+        charged = sum(entry.work.charge for entry, _ in batch)
+        for entry, _ in batch:
             entry.steps += 1
-            entry.compute_seconds += seconds * rows / total
+            if charged:
+                entry.compute_seconds += seconds * entry.work.charge / charged
         if self.on_step is not None:
-            self.on_step(seconds, total, len(batch))
+            self.on_step(seconds, sum(rows for _, rows in batch), len(batch))
 
     def _settle(
         self, batch: "list[tuple[_Entry[W, R], int]]", outcomes: Sequence[R | Failed | None]

@@ -18,6 +18,12 @@ class Work(Protocol):
         """Rows still to run; at least 1 until the work is complete."""
         ...
 
+    @property
+    def charge(self) -> int:
+        """How much of the last step was this work's, in any unit common to the works of an engine
+        (rows times layers, where they differ): its compute is charged in this proportion."""
+        ...
+
 
 W_contra = TypeVar("W_contra", bound=Work, contravariant=True)
 R_co = TypeVar("R_co", covariant=True)

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from services.cloud.contexts.context import Context, Standing
 from services.edge.chain import Chain
 from services.edge.policy import Mode
+from shared.decoding.sampling import PrefixState, sample
 from shared.errors import CloudLost, TandemError
-from shared.protocol.messages import Block, HiddenBlock
+from shared.protocol.messages import Block, HiddenBlock, Sampling
 from shared.quantization import CodedRows
 from tests.support.faults import Fault
 from tests.support.toy_model import (
@@ -27,7 +29,7 @@ from tests.support.toy_model import (
     SPLIT,
     VOCABULARY,
     exit_logits,
-    full_choice,
+    full_logits,
     states_of,
 )
 from tests.support.toy_service import Case, Outcome, run_case, toy_cloud
@@ -50,6 +52,21 @@ percent = st.integers(0, 100)
 thresholds = st.sampled_from([0.0, 0.08, 0.3, 0.6, 0.9, 1.0])
 
 
+samplings = st.one_of(
+    st.just(Sampling()),
+    st.builds(
+        Sampling,
+        temperature=st.sampled_from([0.0, 0.7, 3.0]),
+        top_p=st.sampled_from([0.6, 1.0]),
+        top_k=st.sampled_from([0, 3]),
+        repetition_penalty=st.sampled_from([1.0, 3.0]),
+        min_new_tokens=st.integers(0, 8),
+        seed=st.integers(0, 2**64 - 1),
+        eos_ids=st.sampled_from([(), (3,), (0, 5)]),
+    ),
+)
+
+
 @st.composite
 def cases(draw: st.DrawFn, modes: tuple[Mode, ...] = ("collaborative", "split", "cloud")) -> Case:
     return Case(
@@ -60,12 +77,13 @@ def cases(draw: st.DrawFn, modes: tuple[Mode, ...] = ("collaborative", "split", 
         errors={layer: draw(percent) for layer in EXITS},
         faults=draw(st.lists(st.sampled_from(list(Fault)), max_size=24)),
         on_cloud_loss=draw(st.sampled_from(["degrade", "error"])),
+        sampling=draw(samplings),
     )
 
 
-def answer(case: Case) -> Outcome:
+def answer(case: Case, *, budget_bytes: int = 1 << 20) -> Outcome:
     async def served() -> Outcome:
-        async with toy_cloud() as cloud:
+        async with toy_cloud(budget_bytes=budget_bytes) as cloud:
             return await run_case(case, cloud)
 
     loop = asyncio.new_event_loop()  # a third cheaper than asyncio.run with its signal handlers
@@ -89,20 +107,32 @@ def check_tokens(case: Case, outcome: Outcome) -> None:
         else:
             assert case.mode != "collaborative" or not sure, f"{token} where exit {sure} was sure"
             expected = {
-                "cloud": full_choice(tokens),
+                "cloud": _choice(case, tokens, full_logits(tokens)),
                 "fallback": proposals[sure[0] if sure else EDGE_DEPTH][0],
             }
             assert token.id == expected[token.source], (token, len(tokens))
         tokens.append(token.id)
-    finished = len(outcome.tokens) == case.new_tokens
+    finished = len(outcome.tokens) in (case.new_tokens, case.hang_up_after) or (
+        outcome.tokens[-1:] and outcome.tokens[-1].id in case.sampling.eos_ids
+    )
     assert finished or isinstance(outcome.error, CloudLost), outcome.error
     assert outcome.error is None or case.on_cloud_loss == "error"
+    assert (outcome.sessions_left, outcome.bytes_left) == (0, 0), "the session is still held"
+
+
+def _choice(case: Case, tokens: list[int], logits: Tensor) -> int:
+    """The sampler's choice after `tokens`, from its definition: a fold, a seed, a position."""
+    state = PrefixState.start(case.prompt)
+    for token in tokens[len(case.prompt) :]:
+        state = state.advance(token)
+    seed, position = case.sampling.seed, len(tokens)
+    chosen = sample(logits, state, case.parameters, seed=seed, index=0, position=position)
+    return chosen.token
 
 
 def _proposal(case: Case, tokens: list[int], layer: int) -> tuple[int, float]:
     logits = exit_logits(layer, *states_of(tokens)[-1], case.errors[layer])
-    top = logits.softmax(0).max(0)
-    return int(top.indices), float(top.values)
+    return _choice(case, tokens, logits), float(logits.softmax(0).max())
 
 
 def check_sources(case: Case) -> None:
@@ -130,6 +160,17 @@ def check_recovery(case: Case, lost: int) -> None:
 @given(case=cases())
 def test_every_token_is_its_sources_own_under_faults(case: Case) -> None:
     check_sources(case)
+
+
+@given(case=cases(), after=st.integers(1, 8))
+def test_a_caller_who_hangs_up_leaves_nothing_behind(case: Case, after: int) -> None:
+    check_sources(replace(case, hang_up_after=after))
+
+
+@given(case=cases(), budget=st.integers(900, 2000))
+def test_a_cloud_short_of_memory_changes_no_token(case: Case, budget: int) -> None:
+    """What does not fit is refused or evicted and rebuilt; never answered from less."""
+    check_tokens(case, answer(case, budget_bytes=budget))
 
 
 @given(case=cases(modes=("collaborative",)))

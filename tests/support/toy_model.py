@@ -6,7 +6,7 @@ reordered, or wrongly rolled back changes everything after it. Exits look the ri
 err at chosen rates. It stands in for `shared.model.SpanModel` under the real engines.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import cast
@@ -20,6 +20,7 @@ VOCABULARY = 12
 WIDTH = 8  # a digest of 8 bytes, a byte a value: exact in fp16 and fp32
 DEPTH, SPLIT, EDGE_DEPTH = 4, 1, 2
 START = bytes(8)
+ROW_BYTES = 8
 
 
 def _hash(*parts: bytes) -> bytes:
@@ -48,6 +49,11 @@ def states_of(tokens: Sequence[int]) -> list[tuple[bytes, bytes]]:
     return chain
 
 
+def full_logits(tokens: Sequence[int]) -> Tensor:
+    """The full model's logits [V] after `tokens`."""
+    return _certain(states_of(tokens)[-1][1][0] % VOCABULARY)
+
+
 def full_choice(tokens: Sequence[int]) -> int:
     """The full model's greedy token after `tokens`."""
     return states_of(tokens)[-1][1][0] % VOCABULARY
@@ -58,10 +64,18 @@ class ToyCache:
     """Per layer, the digests of the positions run."""
 
     rows: dict[int, list[bytes]] = field(default_factory=dict)
-    nbytes: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return ROW_BYTES * sum(map(len, self.rows.values()))
 
     def length(self, layer: int) -> int:
         return len(self.rows.get(layer, ()))
+
+    def growth(self, layers: Iterable[int], rows: int) -> int:
+        return ROW_BYTES * sum(
+            max(0, rows - self.length(layer)) for layer in set(layers) & {0, SPLIT}
+        )
 
     def truncate(self, length: int) -> None:
         for kept in self.rows.values():

@@ -3,7 +3,7 @@ and uplink; no sockets.
 """
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from services.cloud.completion import Completion
 from services.cloud.contexts import MemoryContexts
 from services.cloud.engine import CloudEngine
 from services.cloud.metrics import CloudMetrics
+from services.cloud.passes import draw_of
 from services.cloud.routes import Surface
 from services.cloud.welcome import Welcome
 from services.edge.chain import Chain
@@ -33,7 +34,7 @@ from shared.runtime.background import Background
 from shared.runtime.model_thread import ModelThread
 from shared.web import errors
 from tests.support.faults import Fault, FaultyTransport
-from tests.support.toy_model import DEPTH, EDGE_DEPTH, SPLIT, WIDTH, ToyModel
+from tests.support.toy_model import DEPTH, EDGE_DEPTH, SPLIT, VOCABULARY, WIDTH, ToyModel
 
 FINGERPRINT = "toy"
 LIMIT = 1 << 20
@@ -89,6 +90,13 @@ class Case:
     faults: Sequence[Fault] = ()
     on_cloud_loss: OnCloudLoss = "degrade"
     codec: Codec = "fp16"
+    sampling: Sampling = field(default_factory=Sampling)
+    hang_up_after: int | None = None  # tokens after which the caller goes away
+
+    @property
+    def parameters(self) -> SamplingParameters:
+        """As the engines take them."""
+        return draw_of(self.sampling).parameters
 
 
 @dataclass
@@ -102,13 +110,15 @@ class Outcome:
     generation: Generation | None = None
     uplink: Uplink | None = None
     bodies: list[bytes] = field(default_factory=list)
+    sessions_left: int = 0
+    bytes_left: int = 0
 
 
 async def run_case(case: Case, cloud: ToyCloud) -> Outcome:
     """Answer one request against `cloud`, through a transport that follows the case's script."""
     outcome = Outcome()
     model = ToyModel(LayerSpan(0, EDGE_DEPTH, DEPTH), dict(case.errors))
-    engine = EdgeEngine(cast(SpanModel, model), SPLIT)
+    engine = EdgeEngine(cast(SpanModel, model), SPLIT, max_rows=3)
     transport = FaultyTransport(httpx.ASGITransport(cloud.app), case.faults, cloud.forget)
     background = Background()
     async with AsyncExitStack() as stack:
@@ -127,27 +137,33 @@ async def run_case(case: Case, cloud: ToyCloud) -> Outcome:
             codec=case.codec,
             prompt_tokens=len(case.prompt),
             max_positions=len(case.prompt) + case.new_tokens,
-            sampling=Sampling(),
+            sampling=case.sampling,
         )
         link = Link(0.0, 0.0)
-        chain = Chain("session-1", opening, hidden=WIDTH)
+        chain = Chain("session-1", opening, hidden=WIDTH, vocab=VOCABULARY)
         uplink = Uplink(chain, CloudClient(http, LIMIT), link, metrics, background)
         generation = Generation(
-            sequence=TokenSequence(case.prompt, max_new_tokens=case.new_tokens, eos_ids=()),
+            sequence=TokenSequence(
+                case.prompt, max_new_tokens=case.new_tokens, eos_ids=case.sampling.eos_ids
+            ),
             rules=Rules(
                 mode=case.mode, thresholds=case.thresholds, on_cloud_loss=case.on_cloud_loss
             ),
-            parameters=SamplingParameters(),
-            seed=0,
+            parameters=case.parameters,
+            seed=case.sampling.seed,
             state=engine.new_state(),
             thread=thread,
             uplink=None if case.mode == "standalone" else uplink,
         )
         outcome.generation, outcome.uplink, outcome.bodies = generation, uplink, transport.bodies
         try:
-            async for token in generation.tokens():
-                outcome.tokens.append(token)
+            async with aclosing(generation.tokens()) as tokens:
+                async for token in tokens:
+                    outcome.tokens.append(token)
+                    if len(outcome.tokens) == case.hang_up_after:
+                        break
         except Exception as error:
             outcome.error = error
         await background.drain(5)
+        outcome.sessions_left, outcome.bytes_left = len(cloud.store), cloud.store.nbytes
     return outcome

@@ -147,21 +147,28 @@ class Context:
         return self._folded
 
     def report(
-        self, *, acknowledged: int, seconds: float, pressure: Pressure, need_from: int | None = None
+        self,
+        *,
+        acknowledged: int,
+        held: int,
+        seconds: float,
+        pressure: Pressure,
+        need_from: int | None = None,
     ) -> Report:
-        """Return everything an edge that holds `acknowledged` positions has to learn."""
-        since = min(acknowledged, self.through)
+        """Return everything an edge has to learn that has taken in reports up to `acknowledged`
+        and holds the tokens of `held` positions.
+        """
         return Report(
             session=self.session,
             revision=self.revision,
             sequence=self.sequence,
             through=self.through,
             digest=self.digests[-1],
-            tokens=tuple(self.tokens[since:]),
+            tokens=tuple(self.tokens[held:]),
             need_from=need_from,
             judged=self.judgements,
             disagreed=len(self.disagreements),
-            disagreements=tuple(d for d in self.disagreements if d.position >= since),
+            disagreements=tuple(d for d in self.disagreements if d.position >= acknowledged),
             passes=self.passes,
             compute_seconds=self.compute_seconds,
             seconds=seconds,

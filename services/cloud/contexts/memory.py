@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from services.cloud.contexts.context import Context
-from shared.errors import Overloaded
+from shared.errors import OutOfMemory, Overloaded
 from shared.model import KVCache
 from shared.protocol.messages import Opening
 
@@ -70,16 +70,19 @@ class MemoryContexts:
                 self._drop_cache(context)
 
     def make_room(self, context: Context, extra: int) -> None:
-        """See `ContextStore.make_room`."""
+        """See `ContextStore.make_room`. What is asked for is on the books at once: other sessions'
+        passes start before these bytes exist. The next count corrects it.
+        """
         self._count(context)
         over = self._held + extra - self._budget
         for drop in (self._drop_cache, self._forget):
-            for other in [c for c in self._contexts.values() if c is not context and not c.users]:
-                if over <= 0:
-                    return
-                over -= drop(other)
+            idle = [c for c in self._contexts.values() if c is not context and not c.users]
+            while over > 0 and idle:
+                over -= drop(idle.pop(0))
         if over > 0:
-            raise Overloaded(f"contexts need {over} bytes more than the budget of {self._budget}")
+            raise OutOfMemory(f"contexts need {over} bytes more than the budget of {self._budget}")
+        context.counted += extra
+        self._held += extra
 
     def close(self, session: str) -> bool:
         """See `ContextStore.close`. A context still in use gives its KV back when its last user

@@ -194,7 +194,7 @@ def test_judging_counts_every_kept_token_once_and_names_the_disagreements() -> N
         context.judge(position, chosen)
     context.append(7)
     assert context.judged == 7, "the cloud's own choice needs no judging"
-    report = context.report(acknowledged=5, seconds=0.0, pressure=IDLE)
+    report = context.report(acknowledged=5, held=5, seconds=0.0, pressure=IDLE)
     assert (report.judged, report.disagreed) == (3, 2)
     assert report.disagreements == (Disagreement(position=5, token=8),)
 
@@ -202,7 +202,7 @@ def test_judging_counts_every_kept_token_once_and_names_the_disagreements() -> N
 @given(steps=st.lists(st.sampled_from(["block", "append", "judge"]), max_size=12))
 def test_reports_are_cumulative_and_only_grow(steps: list[str]) -> None:
     context = holding(3, CLOUD_OPENING)
-    reports = [context.report(acknowledged=0, seconds=0.0, pressure=IDLE)]
+    reports = [context.report(acknowledged=0, held=0, seconds=0.0, pressure=IDLE)]
     text = list(TEXT[:3])
     for step in steps:
         if step == "judge" and context.judged < context.through:
@@ -214,7 +214,7 @@ def test_reports_are_cumulative_and_only_grow(steps: list[str]) -> None:
             text.append(4)
             end = len(text)
             context.apply(block(end, end - 1, text=text, opening=CLOUD_OPENING, sequence=end))
-        reports.append(context.report(acknowledged=0, seconds=0.0, pressure=IDLE))
+        reports.append(context.report(acknowledged=0, held=0, seconds=0.0, pressure=IDLE))
     for earlier, later in pairwise(reports):
         for name in ("through", "sequence", "judged", "disagreed", "passes"):
             assert getattr(later, name) >= getattr(earlier, name), name
@@ -227,7 +227,9 @@ def test_reports_are_cumulative_and_only_grow(steps: list[str]) -> None:
 def test_a_report_leaves_out_what_the_edge_holds(
     acknowledged: int, tokens: tuple[int, ...]
 ) -> None:
-    report = holding(5).report(acknowledged=acknowledged, seconds=0.5, pressure=IDLE, need_from=2)
+    report = holding(5).report(
+        acknowledged=acknowledged, held=acknowledged, seconds=0.5, pressure=IDLE, need_from=2
+    )
     assert (report.tokens, report.through, report.need_from) == (tokens, 5, 2)
     assert report.digest == digest_of(TEXT[:5])
 

@@ -129,6 +129,24 @@ def test_what_is_in_use_is_never_evicted() -> None:
     assert a.cache is None
 
 
+def test_room_asked_for_is_taken_before_it_is_used() -> None:
+    """Passes of several sessions run at once: the second must see what the first is about to
+    hold.
+    """
+    shelf = Shelf(budget_bytes=2 * LOG_BYTES + 1500)
+    with (
+        shelf.store.using("a", CLOUD_OPENING) as first,
+        shelf.store.using("b", CLOUD_OPENING) as second,
+    ):
+        assert first is not None
+        assert second is not None
+        shelf.store.make_room(first, 1000)
+        with pytest.raises(Overloaded):
+            shelf.store.make_room(second, 1000)
+        assert shelf.store.nbytes == 1000
+    assert shelf.store.nbytes == 0, "what was not used is not kept on the books"
+
+
 def test_what_grows_while_in_use_is_counted() -> None:
     shelf = Shelf(budget_bytes=2 * (LOG_BYTES + KV_BYTES))
     a, b = shelf.fill("a", "b")

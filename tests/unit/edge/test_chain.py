@@ -18,6 +18,7 @@ from shared.protocol.wire import canonical
 from shared.quantization import encode
 
 HIDDEN = 4
+VOCABULARY = 1000
 OPENING = Opening(
     fingerprint="f00d",
     trunk_format="fp32",
@@ -39,7 +40,7 @@ def rows(tokens: Sequence[int]) -> HiddenBlock:
 
 
 def chain(*tokens: int) -> Chain:
-    made = Chain("s", OPENING, hidden=HIDDEN)
+    made = Chain("s", OPENING, hidden=HIDDEN, vocab=VOCABULARY)
     if tokens:
         made.extend(tokens, rows(tokens))
     return made
@@ -147,7 +148,7 @@ def test_a_report_of_another_prefix_is_not_believed(held: tuple[int, ...]) -> No
 
 def test_a_chain_is_of_its_session_and_opening() -> None:
     others = [
-        Chain("t", OPENING, hidden=HIDDEN),
-        Chain("s", replace(OPENING, codec="fp16"), hidden=HIDDEN),
+        Chain("t", OPENING, hidden=HIDDEN, vocab=VOCABULARY),
+        Chain("s", replace(OPENING, codec="fp16"), hidden=HIDDEN, vocab=VOCABULARY),
     ]
     assert len({made.digests[0] for made in [chain(), *others]}) == 3

@@ -155,7 +155,7 @@ FAULTS = [
     (413, Fault(code="too_large", message="big"), CloudLost, "too_large"),
     (500, Fault(code="compute", message="NaN"), CloudLost, "compute"),
     (503, Fault(code="overloaded", message="full", retryable=True), CloudLost, "overloaded"),
-    (503, Fault(code="mismatch", message="x"), CloudLost, "mismatch"),
+    (503, Fault(code="mismatch", message="x"), CloudLost, "other"),
     (502, b"<html>bad gateway</html>", CloudLost, "status_502"),
     (404, b"", CloudLost, "status_404"),
     (307, b"", CloudLost, "status_307"),

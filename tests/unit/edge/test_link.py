@@ -43,8 +43,16 @@ def test_pauses_double_up_to_the_longest() -> None:
 def test_thousands_of_failures_are_no_overflow() -> None:
     timed = Timed()
     for _ in range(3000):
+        timed.clock.now += 8.0
         timed.link.failed("refused")
     assert timed.link.seconds_to_retry == 8.0
+
+
+def test_what_fails_while_the_link_rests_is_one_outage() -> None:
+    timed = Timed()
+    for _ in range(5):
+        timed.link.failed("refused")
+    assert (timed.link.failures, timed.link.seconds_to_retry) == (1, 0.5)
 
 
 def test_the_link_rests_exactly_as_long_as_it_says() -> None:

@@ -23,6 +23,7 @@ class Job:
     total: int
     failure: Exception | None = None
     done: int = 0
+    charge: int = 1
 
     @property
     def rows(self) -> int:
@@ -54,6 +55,7 @@ class Gate:
     def _advance(self, job: Job, rows: int) -> str | Failed | None:
         assert 1 <= rows <= job.rows
         job.done += rows
+        job.charge = rows
         if job.rows:
             return None
         return Failed(job.failure) if job.failure is not None else job.name

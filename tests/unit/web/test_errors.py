@@ -13,6 +13,7 @@ from shared import errors as tree
 from shared.errors import (
     BadModel,
     CloudLost,
+    CodecRange,
     ComputeError,
     Invalid,
     Malformed,
@@ -75,6 +76,7 @@ RAISED = [
     (Unfit("no"), 503, "mismatch"),
     (CloudLost("no", reason="refused", retry_after=2.5), 503, "cloud_lost"),
     (ComputeError("no"), 500, "compute"),
+    (CodecRange("no", field="parameters.codec"), 422, "codec_range"),
     (BadModel("no"), 500, "bad_model"),
     (TandemError("no"), 500, "internal"),
 ]
