@@ -97,14 +97,14 @@ def create_app(
 
 def main() -> None:
     """Serve until SIGTERM; process 1 of the edge image."""
-    environment.refuse_unknown(Settings)
-    settings = Settings()
+    settings = environment.read(Settings)
     logs.configure(settings.log_level)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    model = load_bundle(settings.bundle, device=settings.device)
+    with environment.starting():
+        app = create_app(settings, load_bundle(settings.bundle, device=settings.device))
     serve(
-        create_app(settings, model),
+        app,
         host=settings.host,
         port=settings.port,
         grace_seconds=settings.grace_seconds,

@@ -2,10 +2,13 @@
 
 import pytest
 from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.cloud.settings import Settings as CloudSettings
 from services.edge.settings import Settings as EdgeSettings
+from shared import environment
 from shared.environment import refuse_unknown
+from shared.errors import BadModel
 
 SERVICES = [("TANDEM_EDGE_", EdgeSettings), ("TANDEM_CLOUD_", CloudSettings)]
 Kind = type[EdgeSettings] | type[CloudSettings]
@@ -53,3 +56,21 @@ def test_a_setting_out_of_range_is_refused(
     monkeypatch.setenv(f"{prefix}{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):
         settings()
+
+
+def test_what_is_missing_or_wrong_is_named_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wanted(BaseSettings):
+        model_config = SettingsConfigDict(env_prefix="TANDEM_WANTED_")
+        bundle: str
+        port: int = 1
+
+    monkeypatch.setenv("TANDEM_WANTED_PORT", "eight")
+    with pytest.raises(SystemExit) as ended:
+        environment.read(Wanted)
+    assert "TANDEM_WANTED_BUNDLE: Field required" in str(ended.value)
+    assert "TANDEM_WANTED_PORT: " in str(ended.value)
+
+
+def test_an_error_of_ours_before_serving_is_one_line() -> None:
+    with pytest.raises(SystemExit, match=r"^cannot start: no such bundle$"), environment.starting():
+        raise BadModel("no such bundle")
