@@ -43,7 +43,8 @@ def apply_thresholds(confidence: Floats, agrees: Bools, thresholds: Sequence[flo
     remaining = np.ones(total, dtype=bool)
     counts, agreeing = [], []
     for row, good, threshold in zip(confidence, agrees, thresholds, strict=True):
-        kept = remaining & (row > threshold)
+        # As the edge compares them: in float64, whatever the confidences were computed in.
+        kept = remaining & (row.astype(np.float64) > threshold)
         counts.append(int(kept.sum()))
         agreeing.append(int(good[kept].sum()))
         remaining &= ~kept
@@ -109,7 +110,9 @@ def _lowest(
     before and good count the tokens kept at earlier exits, and those of them that agree. Returns
     (kept, threshold in steps); kept is -1 where no threshold meets the target.
     """
-    steps = np.maximum(passed, 0)
+    # A confidence of 0 exceeds no threshold, and so is never kept.
+    possible = passed >= 0
+    steps, agrees = passed[possible], agrees[possible]
     # Index n: tokens that threshold n keeps here, and those of them that agree.
     here = np.bincount(steps, minlength=_STEPS + 1)[::-1].cumsum()[::-1]
     agreeing = np.bincount(steps, weights=agrees, minlength=_STEPS + 1)[::-1].cumsum()[::-1]

@@ -7,6 +7,7 @@ import zlib
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -123,7 +124,9 @@ def test_arbitrary_bytes_are_refused_exactly_where_they_are_no_finite_states(
     payload = data.draw(st.binary(min_size=len(block.payload), max_size=len(block.payload)))
     scales = data.draw(st.binary(min_size=len(block.scales), max_size=len(block.scales)))
     block = sealed(replace(block, payload=payload, scales=scales))
-    states = decode(block, dtype=torch.float32, device="cpu")
+    # Before it is validated a block may hold anything: what that decodes to is the yardstick here.
+    with np.errstate(invalid="ignore"):
+        states = decode(block, dtype=torch.float32, device="cpu")
     assert states.shape == (tokens, width)
     if bool(states.isfinite().all()) and not _negative(scales):
         validate(block, hidden=width)

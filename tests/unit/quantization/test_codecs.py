@@ -32,9 +32,10 @@ def test_fp32_is_exact(rows: torch.Tensor) -> None:
     assert torch.equal(round_trip(rows, "fp32"), rows)
 
 
-@given(rows=states(torch.float64))
+@given(rows=states())
 def test_fp16_is_off_by_half_a_unit_in_the_last_place_at_most(rows: torch.Tensor) -> None:
-    error = (round_trip(rows, "fp16") - rows).abs()
+    """Of float32 states; from float64 torch rounds twice, by way of float32."""
+    error = (round_trip(rows, "fp16").double() - rows.double()).abs()
     # Spacing of fp16 around x: 2^(exponent - 10), and 2^-24 among the subnormals.
     exponent = torch.frexp(rows)[1] - 1
     spacing = torch.exp2(exponent.clamp_min(-14).double() - 10)
