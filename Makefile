@@ -2,18 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+# Compose v2 where the engine has it, docker-compose 1.29 elsewhere.
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .DEFAULT_GOAL := help
-.PHONY: help install fmt check demo test test-long run train clean
+.PHONY: help install fmt check demo test test-long test-e2e run up down train clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 install: $(STAMP) ## .venv in the repository root with everything the other targets need
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[edge,cloud,train,dev]' && touch $@
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[edge,cloud,load,train,dev]' && touch $@
 
 fmt: $(STAMP) ## format the code and fix what ruff can fix
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
@@ -34,8 +36,17 @@ test: $(STAMP) ## every test that needs no container engine, at reduced size wit
 test-long: $(STAMP) ## the same tests at full size; resumes; writes tests/results/latest.json
 	$(BIN)/pytest --size long --timeout 3600 $(if $(FRESH),--fresh)
 
+test-e2e: $(STAMP) ## build the images; run the fleet's pods (podman) and the compose stack (docker) for real
+	COMPOSE="$(COMPOSE)" $(BIN)/pytest tests/e2e --timeout 1200 -s
+
 run: $(STAMP) ## both services in the foreground: edge on 8000, cloud on 8001
 	exec $(BIN)/tandem run
+
+up: ## docker compose up: edge, cloud, Redis, Prometheus, Grafana (PROFILES=fleet for four edges)
+	COMPOSE_PROFILES=$(PROFILES) $(COMPOSE) up --build --detach
+
+down: ## stop what `make up` started; volumes stay
+	COMPOSE_PROFILES=fleet,gpu,load $(COMPOSE) down --remove-orphans
 
 train: $(STAMP) ## train a model like the shipped one: make train TEXT=folder OUT=folder
 	$(BIN)/tandem train $(TEXT) --out $(or $(OUT),.train/model) --resume

@@ -139,3 +139,8 @@ def _holdings(model: Path, out: Path, manifests: "tuple[Manifest, Manifest]") ->
             str(folder),
         )
     return table
+
+
+if __name__ == "__main__":
+    # An image cuts its bundle before anything else of the command line can be imported.
+    typer.run(partition)

@@ -5,13 +5,15 @@ It knows the names of sources; it does not know where tokens come from.
 
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cli.edge import Answer
+if TYPE_CHECKING:
+    from cli.edge import Answer
 
 # Early exits are cool colours, the cloud is warm; the marks say the same without colour.
 EXITS = (("green", "¹"), ("cyan", "²"), ("blue", "³"))
@@ -103,7 +105,7 @@ def explain(source: str) -> str:
     }.get(source, source)
 
 
-def cost_table(answers: Iterable[tuple[str, Answer]]) -> Table:
+def cost_table(answers: Iterable[tuple[str, "Answer"]]) -> Table:
     """One column per (label, answer): where its tokens came from, and what they cost."""
     answers = list(answers)
     usages = [answer.usage for _, answer in answers]
@@ -131,7 +133,7 @@ def cost_table(answers: Iterable[tuple[str, Answer]]) -> Table:
     return table
 
 
-def shares(answer: Answer) -> str:
+def shares(answer: "Answer") -> str:
     """The share of each source, in per cent of the answer's tokens."""
     counts = answer.usage.tokens_by_source
     total = sum(counts.values())

@@ -8,7 +8,7 @@ import pytest
 from tests.repo.tree import ROOT, files, name
 
 MAKEFILE = (ROOT / "Makefile").read_text()
-TARGETS = dict(re.findall(r"^([a-z][a-z-]*):.*?## (.+)$", MAKEFILE, flags=re.MULTILINE))
+TARGETS = dict(re.findall(r"^([a-z][a-z0-9-]*):.*?## (.+)$", MAKEFILE, flags=re.MULTILINE))
 
 
 def test_make_alone_lists_every_target_with_what_it_does() -> None:
@@ -33,6 +33,6 @@ def test_every_make_target_a_document_names_exists() -> None:
     named = {
         (name(document), target)
         for document in files(".md")
-        for target in re.findall(r"`make ([a-z][a-z-]*)", document.read_text())
+        for target in re.findall(r"`make ([a-z][a-z0-9-]*)", document.read_text())
     }
     assert not {(document, target) for document, target in named if target not in TARGETS}

@@ -1,0 +1,213 @@
+"""The compose stack, for real: every mode, four edges under load, a lost cloud, a clean end.
+
+The tests run in the order they stand in; the stack is one.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from cli.processes import free_ports
+from tests.support.compose import Compose, docker, service_of
+from tests.support.prometheus import Prometheus, eventually
+
+EDGES = ("edge", "edge-2", "edge-3", "edge-4")
+# Grafana is left out: its image is the only one the stack does not need to be tested.
+SERVICES = ("cloud", *EDGES, "redis", "prometheus")
+PROMPT = "Once upon a time there was"
+
+
+@pytest.fixture(scope="module")
+def stack(images: tuple[str, ...]) -> Iterator[Compose]:
+    names = ("EDGE_PORT", "EDGE_2_PORT", "EDGE_3_PORT", "EDGE_4_PORT", "PROMETHEUS_PORT")
+    ports = dict(zip(names, map(str, free_ports(len(names))), strict=True))
+    compose = Compose("tandem-e2e", {**ports, "COMPOSE_PROFILES": "fleet,load"})
+    compose.run("down", "--volumes", "--remove-orphans")
+    try:
+        compose.run("up", "--detach", "--no-build", *SERVICES)
+        eventually(
+            lambda: [health for _, health in _healths(compose)],
+            lambda healths: set(healths) == {"healthy"},
+            seconds=120,
+        )
+        yield compose
+    finally:
+        compose.run("down", "--volumes", "--remove-orphans")
+
+
+@pytest.fixture(scope="module")
+def edge(stack: Compose) -> Iterator[httpx.Client]:
+    url = f"http://127.0.0.1:{stack.variables['EDGE_PORT']}"
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+        _reachable(client)
+        yield client
+
+
+@pytest.fixture(scope="module")
+def prometheus(stack: Compose) -> Prometheus:
+    return Prometheus(f"http://127.0.0.1:{stack.variables['PROMETHEUS_PORT']}")
+
+
+def _healths(compose: Compose) -> list[tuple[str, str]]:
+    """(service, health) of every container that has a health check."""
+    return [
+        (service_of(container), container["State"]["Health"]["Status"])
+        for container in compose.containers()
+        if "Health" in container["State"]
+    ]
+
+
+def _reachable(client: httpx.Client) -> None:
+    eventually(
+        lambda: client.get("/readyz").json()["cloud"],
+        lambda cloud: cloud == "reachable",
+        seconds=30,
+    )
+
+
+def _generate(client: httpx.Client, **parameters: object) -> dict[str, Any]:
+    asked = {"max_new_tokens": 24, "details": True, **parameters}
+    answer = client.post("/generate", json={"inputs": PROMPT, "parameters": asked})
+    answer.raise_for_status()
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def _sources(answer: dict[str, Any]) -> set[str]:
+    return {token["source"] for token in answer["details"]["tokens"]}
+
+
+def test_every_container_is_confined(stack: Compose) -> None:
+    for container in stack.containers():
+        name = service_of(container)
+        assert container["HostConfig"]["ReadonlyRootfs"], name
+        assert container["HostConfig"]["CapDrop"] == ["ALL"], name
+        assert "no-new-privileges:true" in container["HostConfig"]["SecurityOpt"], name
+
+
+def test_only_what_users_reach_is_published_and_on_loopback(stack: Compose) -> None:
+    published = {
+        service_of(container): [
+            binding["HostIp"]
+            for bindings in container["NetworkSettings"]["Ports"].values()
+            for binding in bindings or ()
+        ]
+        for container in stack.containers()
+    }
+    assert {name for name, hosts in published.items() if hosts} == {*EDGES, "prometheus"}
+    assert {host for hosts in published.values() for host in hosts} == {"127.0.0.1"}
+
+
+def test_every_mode_answers_and_the_modes_agree(edge: httpx.Client) -> None:
+    whole = _generate(edge, mode="cloud")
+    assert _sources(whole) == {"cloud"}
+    split = _generate(edge, mode="split", codec="fp32")
+    unsure = _generate(edge, mode="collaborative", threshold=1, codec="fp32")
+    assert whole["generated_text"] == split["generated_text"] == unsure["generated_text"]
+    alone = _generate(edge, mode="standalone")
+    assert _sources(alone) <= {"exit:3", "exit:6"}
+    assert not _generate(edge, mode="collaborative")["details"]["degraded"]
+
+
+def test_a_stream_ends_with_the_text_a_plain_answer_has(edge: httpx.Client) -> None:
+    asked = {"max_new_tokens": 24, "mode": "cloud"}
+    body = {"inputs": PROMPT, "parameters": asked, "stream": True}
+    with edge.stream("POST", "/generate", json=body) as answer:
+        events = [
+            json.loads(line.removeprefix("data:"))
+            for line in answer.iter_lines()
+            if line.startswith("data:")
+        ]
+    assert "".join(event["token"]["text"] for event in events) == events[-1]["generated_text"]
+    assert events[-1]["generated_text"] == _generate(edge, mode="cloud")["generated_text"]
+
+
+def test_prometheus_sees_every_service(stack: Compose, prometheus: Prometheus) -> None:
+    up = eventually(
+        prometheus.targets_up,
+        lambda targets: len(targets) == 2 + len(EDGES) and all(targets.values()),
+        seconds=60,
+    )
+    assert len(prometheus.values('up{job="edge"}', "edge")) == len(EDGES), up
+    problems = [
+        (rule["name"], rule["lastError"])
+        for group in prometheus.api("rules")["groups"]
+        for rule in group["rules"]
+        if rule.get("lastError")
+    ]
+    assert not problems
+
+
+def test_prometheus_counts_the_tokens_the_load_generator_counts(
+    stack: Compose, prometheus: Prometheus, record_figure: Callable[[str, object], None]
+) -> None:
+    before = _counted(prometheus)
+    edges = [part for name in EDGES for part in ("--edge", f"{name}=http://{name}:8000")]
+    told = stack.run(
+        "run", "--rm", "load", *edges, "--users", "8", "--duration", "40", "--max-new-tokens", "32",
+        "--mode", "collaborative=3", "--mode", "cloud=1", "--json", "-",
+    )  # fmt: skip
+    report = json.loads(told)
+    assert not report["total"]["errors"]
+    offered = {
+        name: (
+            summary["tokens_by_source"].get("cloud", 0),
+            sum(summary["tokens_by_source"].values()),
+        )
+        for name, summary in report["edges"].items()
+    }
+    assert set(offered) == set(EDGES)
+
+    def seen() -> dict[str, tuple[int, int]]:
+        now = _counted(prometheus)
+        return {n: (now[n][0] - before[n][0], now[n][1] - before[n][1]) for n in EDGES}
+
+    eventually(seen, lambda counted: counted == offered, seconds=45)
+    ruled = prometheus.values("tandem:offload_ratio:rate5m", "edge")
+    for name in EDGES:
+        own = offered[name][0] / offered[name][1]
+        record_figure(f"offload ratio of {name}: load generator", round(own, 3))
+        record_figure(f"offload ratio of {name}: recording rule", round(ruled[name], 3))
+        assert ruled[name] == pytest.approx(own, abs=0.05)
+
+
+def _counted(prometheus: Prometheus) -> dict[str, tuple[int, int]]:
+    """Tokens (from the cloud, in all) by edge, as Prometheus has them now."""
+    total = 'sum by (edge) (tandem_tokens_total{job="edge"%s})'
+    cloud = prometheus.values(total % ',source="cloud"', "edge")
+    every = prometheus.values(total % "", "edge")
+    return {name: (int(cloud.get(name, 0)), int(every.get(name, 0))) for name in EDGES}
+
+
+def test_without_the_cloud_the_edge_goes_on_and_with_it_again_as_before(
+    stack: Compose, edge: httpx.Client
+) -> None:
+    before = _generate(edge, mode="cloud")["generated_text"]
+    stack.run("stop", "cloud")
+    assert stack.container("cloud")["State"]["ExitCode"] == 0
+    alone = _generate(edge, mode="collaborative", threshold=1)
+    assert alone["details"]["degraded"]
+    assert _sources(alone) == {"fallback"}
+    refused = edge.post("/generate", json={"inputs": PROMPT, "parameters": {"mode": "cloud"}})
+    assert refused.status_code == 503
+    assert int(refused.headers["Retry-After"]) >= 1
+    stack.run("start", "cloud")
+    _reachable(edge)
+    assert _generate(edge, mode="cloud")["generated_text"] == before
+
+
+def test_a_restarted_cloud_is_found_again(stack: Compose, edge: httpx.Client) -> None:
+    before = _generate(edge, mode="cloud")["generated_text"]
+    stack.run("restart", "cloud")
+    _reachable(edge)
+    assert _generate(edge, mode="cloud")["generated_text"] == before
+
+
+def test_stopping_ends_every_service_cleanly(stack: Compose) -> None:
+    stack.run("stop")
+    ended = {service_of(c): c["State"]["ExitCode"] for c in stack.containers()}
+    assert ended == dict.fromkeys(ended, 0)
+    assert docker("ps", "-q", "--filter", "label=com.docker.compose.project=tandem-e2e") == ""

@@ -1,0 +1,183 @@
+"""Runs the pods of rendered Kubernetes manifests with podman, where there is no cluster.
+
+What the control plane would do is done here and kept small: a workload becomes that many pods, a
+pod answers to the names of the Services that select it, a pod is ready when its readiness probe
+says so, and a Job is over when its containers end. Everything inside a pod (ConfigMaps, Secrets,
+security contexts, limits, volumes, arguments) goes to podman as it was rendered.
+
+Two things are taken out of a pod: `ports`, which podman would publish on this machine, where two
+edges collide; and the probes, which podman runs with a curl that the images do not have.
+"""
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from tests.support.compose import podman
+from tests.support.prometheus import eventually
+
+Manifest = dict[str, Any]
+WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
+SETTINGS = ("ConfigMap", "Secret", "PersistentVolumeClaim")
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """One pod to run: its manifests, the names it answers to, and where it says it is ready."""
+
+    name: str
+    component: str
+    manifests: tuple[Manifest, ...]
+    aliases: tuple[str, ...]
+    ready: tuple[int, str] | None
+
+    @property
+    def containers(self) -> tuple[str, ...]:
+        """What podman calls its containers."""
+        spec = self.manifests[-1]["spec"]
+        return tuple(f"{self.name}-{container['name']}" for container in spec["containers"])
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The images its containers run."""
+        return tuple(each["image"] for each in self.manifests[-1]["spec"]["containers"])
+
+
+def pods(objects: Sequence[Manifest], replicas: Mapping[str, int]) -> list[Pod]:
+    """The pods of every workload; `replicas` names how many of a workload, else one."""
+    services = [each for each in objects if each["kind"] == "Service"]
+    settings = {
+        (each["kind"], each["metadata"]["name"]): each
+        for each in objects
+        if each["kind"] in SETTINGS
+    }
+    return [
+        _pod(f"{workload['metadata']['name']}-{index}", workload, services, settings)
+        for workload in objects
+        if workload["kind"] in WORKLOADS
+        for index in range(replicas.get(workload["metadata"]["name"], 1))
+    ]
+
+
+def _pod(
+    name: str,
+    workload: Manifest,
+    services: Sequence[Manifest],
+    settings: Mapping[tuple[str, str], Manifest],
+) -> Pod:
+    template = copy.deepcopy(workload["spec"]["template"])
+    labels, spec = template["metadata"]["labels"], template["spec"]
+    ready = _readiness(spec["containers"][0])
+    for container in spec["containers"]:
+        for gone in ("ports", "livenessProbe", "readinessProbe", "startupProbe"):
+            container.pop(gone, None)
+    claims = [
+        _claimed(name, claim, spec) for claim in workload["spec"].get("volumeClaimTemplates", ())
+    ]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": labels},
+        "spec": spec,
+    }
+    named = json.dumps(spec)
+    used = [each for (_, called), each in settings.items() if json.dumps(called) in named]
+    return Pod(
+        name=name,
+        component=labels["app.kubernetes.io/component"],
+        manifests=(*used, *claims, pod),
+        aliases=tuple(
+            service["metadata"]["name"]
+            for service in services
+            if service["spec"]["selector"].items() <= labels.items()
+        ),
+        ready=ready,
+    )
+
+
+def _readiness(container: Manifest) -> tuple[int, str] | None:
+    """(port, path) of the readiness probe, where it is an HTTP one."""
+    probe = container.get("readinessProbe", {}).get("httpGet")
+    if probe is None:
+        return None
+    named = {port["name"]: port["containerPort"] for port in container.get("ports", ())}
+    return int(named.get(probe["port"], probe["port"])), probe["path"]
+
+
+def _claimed(pod: str, claim: Manifest, spec: Manifest) -> Manifest:
+    """The claim a StatefulSet makes for a pod, mounted into it."""
+    name = f"{claim['metadata']['name']}-{pod}"
+    volume = {"name": claim["metadata"]["name"], "persistentVolumeClaim": {"claimName": name}}
+    spec.setdefault("volumes", []).append(volume)
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": claim["spec"],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A podman network with the pods started on it; `folder` takes their manifests."""
+
+    network: str
+    folder: Path
+
+    def start(self, pod: Pod) -> None:
+        """Run a pod under the names of its Services; return once it is ready."""
+        file = self.folder / f"{pod.name}.yaml"
+        file.write_text(yaml.safe_dump_all(pod.manifests))
+        names = ",".join(f"alias={alias}" for alias in pod.aliases)
+        network = f"{self.network}:{names}" if names else self.network
+        podman("play", "kube", "--network", network, str(file))
+        if pod.ready is not None:
+            port, path = pod.ready
+            url = f"http://{self.address(pod)}:{port}{path}"
+            eventually(lambda: httpx.get(url, trust_env=False).is_success, bool, seconds=90)
+
+    def address(self, pod: Pod) -> str:
+        """The pod's address on the network."""
+        infra = podman("pod", "inspect", "--format", "{{.InfraContainerID}}", pod.name).strip()
+        where = f'{{{{(index .NetworkSettings.Networks "{self.network}").IPAddress}}}}'
+        return podman("inspect", "--format", where, infra).strip()
+
+    def log(self, pod: Pod) -> str:
+        """Standard output of the pod's first container."""
+        return podman("logs", pod.containers[0])
+
+    def wait(self, pod: Pod) -> int:
+        """Wait until the pod's first container ends; its exit code."""
+        return int(podman("wait", pod.containers[0]))
+
+    def stop(self, pod: Pod) -> list[int]:
+        """Stop a pod; the exit codes of its containers."""
+        podman("pod", "stop", "--time", "30", pod.name)
+        where = "{{.State.ExitCode}}"
+        return [int(podman("inspect", "--format", where, name)) for name in pod.containers]
+
+
+@contextmanager
+def machine(network: str, folder: Path) -> Iterator[Machine]:
+    """A machine for pods; every pod started on it, its volumes and its network are gone after."""
+    _clean(network, folder)
+    podman("network", "create", network)
+    try:
+        yield Machine(network, folder)
+    finally:
+        _clean(network, folder)
+
+
+def _clean(network: str, folder: Path) -> None:
+    for file in sorted(folder.glob("*.yaml")):
+        podman("play", "kube", "--down", str(file))
+        file.unlink()
+    if network in podman("network", "ls", "--format", "{{.Name}}").split():
+        podman("network", "rm", "--force", network)
