@@ -3,12 +3,14 @@ plain values.
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
-import torch
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
@@ -19,19 +21,19 @@ from services.edge.engine import EdgeEngine, Proposal, Proposing
 from services.edge.link import Link
 from services.edge.metrics import EdgeMetrics
 from services.edge.probe import Probe
+from services.edge.replicas import Replicas
 from services.edge.routes import Surface
 from services.edge.settings import Settings
 from services.edge.text import TextCodec
-from shared import environment, logs
+from shared import environment
 from shared.errors import BadModel
-from shared.model import Manifest, SpanModel, load_bundle
+from shared.model import Manifest, SpanModel
 from shared.protocol.version import PROTOCOL_VERSION
 from shared.runtime.background import Background
 from shared.runtime.model_thread import ModelThread
-from shared.web import errors
+from shared.web import errors, serving
 from shared.web.middleware import BodyLimit, RequestId
 from shared.web.observe import observation_routes
-from shared.web.serving import serve
 
 
 def create_app(
@@ -98,17 +100,7 @@ def create_app(
 def main() -> None:
     """Serve until SIGTERM; process 1 of the edge image."""
     settings = environment.read(Settings)
-    logs.configure(settings.log_level)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    with environment.starting():
-        app = create_app(settings, load_bundle(settings.bundle, device=settings.device))
-    serve(
-        app,
-        host=settings.host,
-        port=settings.port,
-        grace_seconds=settings.grace_seconds,
-    )
+    serving.run(settings, lambda model: create_app(settings, model))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +116,27 @@ def _cloud_side(settings: Settings, transport: httpx.AsyncBaseTransport | None) 
         return None
     # Each session may hold an upload and a need at once, and each keeps its connection.
     connections = 2 * settings.max_requests + 1
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    if transport is None and not _proxied(settings.cloud_url):
+        transport = Replicas(httpx.AsyncHTTPTransport(limits=limits), socket.gethostname())
     http = httpx.AsyncClient(
         base_url=settings.cloud_url,
         transport=transport,
         timeout=httpx.Timeout(
             settings.cloud_timeout_seconds, connect=settings.connect_timeout_seconds
         ),
-        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        limits=limits,
     )
     link = Link(settings.first_pause_seconds, settings.longest_pause_seconds)
     client = CloudClient(http, limit=settings.max_report_bytes)
     return _Cloud(CloudSide(client, link, Background()), http)
+
+
+def _proxied(url: str) -> bool:
+    """Whether the environment sends this address through a proxy, which then finds the cloud."""
+    where = urlsplit(url)
+    proxies = getproxies()
+    return bool({where.scheme, "all"} & set(proxies)) and not proxy_bypass(where.hostname or "")
 
 
 @asynccontextmanager
