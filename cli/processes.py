@@ -76,8 +76,8 @@ def running(plan: Plan, *, logs: Path | None = None) -> Iterator[tuple[Service, 
     """
     started: list[Service] = []
     try:
-        started.append(_start("cloud", _cloud_environment(plan), logs))
-        started.append(_start("edge", _edge_environment(plan), logs))
+        started.append(start("cloud", _cloud_environment(plan), logs))
+        started.append(start("edge", _edge_environment(plan), logs))
         yield started[0], started[1]
     finally:
         stop(started)
@@ -109,7 +109,8 @@ def _threads() -> int:
     return max(1, (os.cpu_count() or 1) // 2)
 
 
-def _start(name: str, environment: Mapping[str, str], logs: Path | None) -> Service:
+def start(name: str, environment: Mapping[str, str], logs: Path | None) -> Service:
+    """Start one service with settings from `environment`; its output goes as in `running`."""
     command = [sys.executable, "-m", f"services.{name}"]
     environment = {**os.environ, **environment}
     if logs is None:
