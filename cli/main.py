@@ -12,6 +12,7 @@ from cli.chat import chat
 from cli.demo import demo
 from cli.errors import CommandError
 from cli.evaluate import evaluate
+from cli.load.command import load
 from cli.partition import partition
 from cli.run import run
 from cli.terminal import console
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Serve one large language model from an edge machine and a cloud machine at once.",
 )
-for command in (demo, run, chat, partition, train, tune_exits, evaluate):
+for command in (demo, run, chat, partition, train, tune_exits, evaluate, load):
     app.command()(command)
 
 

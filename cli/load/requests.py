@@ -1,0 +1,94 @@
+"""One request to an edge, and what its user saw: when each token came, from where, how it ended.
+
+It knows the stream of `POST /generate`; it does not know why a request is sent when it is.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+# The edge sends a comment every 10 s of silence; twice that is a dead connection.
+SILENCE_SECONDS = 20.0
+CONNECT_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class Seen:
+    """What became of one request; all times in seconds of this process's monotonic clock.
+
+    `due` is when it should have been sent (latencies count from there), `sent` when it was.
+    """
+
+    edge: str
+    mode: str
+    due: float
+    sent: float = 0.0
+    token_times: list[float] = field(default_factory=list)
+    sources: Counter[str] = field(default_factory=Counter)
+    ended: float | None = None
+    error: str | None = None
+    degraded: bool = False
+    text: str = ""
+    usage: dict[str, Any] = field(default_factory=dict)
+
+
+class BadStream(Exception):
+    """The stream said that it failed, or ended without its last event; the text is the reason."""
+
+
+def connect(url: str) -> httpx.AsyncClient:
+    """A client of one edge, with as many connections as the load needs."""
+    timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS, pool=None)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, trust_env=False)
+
+
+async def ask(
+    client: httpx.AsyncClient, seen: Seen, inputs: str, parameters: Mapping[str, object]
+) -> None:
+    """Send one request and write into `seen` what comes of it; failures are counted, not raised."""
+    seen.sent = time.monotonic()
+    body = {"inputs": inputs, "parameters": {**parameters, "details": True}, "stream": True}
+    try:
+        async with client.stream("POST", "/generate", json=body) as response:
+            if response.status_code != httpx.codes.OK:
+                seen.error = f"http_{response.status_code}"
+                return
+            await _read(response.aiter_lines(), seen)
+    except BadStream as error:
+        seen.error = str(error)
+    except httpx.ConnectError:
+        seen.error = "connect"
+    except httpx.TimeoutException:
+        seen.error = "timeout"
+    except httpx.HTTPError:
+        seen.error = "broken"
+    finally:
+        seen.ended = time.monotonic()
+
+
+async def _read(lines: AsyncIterator[str], seen: Seen) -> None:
+    async for line in lines:
+        if not line.startswith("data:"):
+            continue
+        now = time.monotonic()
+        try:
+            event = json.loads(line.removeprefix("data:"))
+            if "error" in event:
+                raise BadStream(f"stream_{event.get('error_type', 'error')}")
+            if event.get("token") is not None:
+                seen.token_times.append(now)
+                seen.sources[event["token"]["source"]] += 1
+            if event.get("details") is not None:
+                seen.degraded = bool(event["details"]["degraded"])
+                seen.usage = event["details"]["usage"]
+                seen.text = event.get("generated_text") or ""
+                return
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadStream("not_a_generation") from error
+    raise BadStream("stream_ended_early")

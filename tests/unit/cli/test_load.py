@@ -1,0 +1,242 @@
+"""The load generator against edges made of nothing: what it asks, when, and what it counts."""
+
+import asyncio
+import itertools
+import json
+import math
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cli.errors import CommandError
+from cli.load import plan
+from cli.load.plot import plot
+from cli.load.report import remarks, report
+from cli.load.requests import Seen
+from cli.load.run import Load, Shape
+from cli.load.summary import spread, summarize
+from cli.load.targets import Target
+
+Answer = Callable[[httpx.Request], Coroutine[None, None, httpx.Response]]
+DETAILS = {"degraded": False, "usage": {"cloud_requests": 1, "cloud_compute_seconds": 0.5}}
+MODES = {"collaborative": 3.0, "cloud": 1.0}
+
+
+def events(*sources: str) -> list[dict[str, object]]:
+    """A whole generation: one event a token, the last with details."""
+    said: list[dict[str, object]] = [{"token": {"source": source}} for source in sources]
+    said[-1] |= {"generated_text": " and on", "details": DETAILS}
+    return said
+
+
+def streamed(said: list[dict[str, object]], pause: float = 0.0) -> httpx.Response:
+    async def body() -> AsyncIterator[bytes]:
+        yield b": still there\n\n"
+        for event in said:
+            await asyncio.sleep(pause)
+            yield b"data:" + json.dumps(event).encode() + b"\n\n"
+
+    return httpx.Response(200, content=body())
+
+
+def load(answer: Answer, *, edges: int = 1, turns: int = 1) -> Load:
+    """A load on edges that answer so."""
+    transport = httpx.MockTransport(answer)
+    clients = [httpx.AsyncClient(transport=transport, base_url="http://e") for _ in range(edges)]
+    named = [Target(f"edge-{n}", "http://e") for n in range(edges)]
+    sessions = plan.Plan(["one", "two", "three"], MODES, edges, turns, seed=3)
+    return Load(named, clients, sessions, {"max_new_tokens": 4})
+
+
+async def run(asked: Load, shape: Shape, stopped: asyncio.Event | None = None) -> list[Seen]:
+    await asked.run(shape, stopped or asyncio.Event())
+    return asked.seen
+
+
+async def test_a_session_depends_on_seed_and_number_only() -> None:
+    one, same, other = (plan.Plan(["a", "b"], MODES, 3, 4, seed) for seed in (1, 1, 2))
+    sessions = [one.session(number, number) for number in range(50)]
+    assert sessions == [same.session(number, number) for number in range(50)]
+    assert sessions != [other.session(number, number) for number in range(50)]
+    assert Counter(each.edge for each in sessions) == {0: 17, 1: 17, 2: 16}
+
+
+async def test_modes_come_by_their_weights() -> None:
+    sessions = plan.Plan(["a"], MODES, 1, 1, 0)
+    seen = Counter(sessions.session(number, 0).mode for number in range(2000))
+    assert seen["collaborative"] / 2000 == pytest.approx(0.75, abs=0.03)
+
+
+async def test_arrivals_are_a_poisson_process() -> None:
+    times = [time for time, _ in zip(plan.arrivals(20, 5), range(4000), strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    mean = sum(gaps) / len(gaps)
+    deviation = math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / len(gaps))
+    assert mean == pytest.approx(1 / 20, rel=0.05)
+    assert deviation == pytest.approx(mean, rel=0.05)
+
+
+async def test_open_loop_is_not_slowed_by_slow_answers() -> None:
+    async def slow(request: httpx.Request) -> httpx.Response:
+        return streamed(events("cloud"), pause=0.4)
+
+    seen = await run(load(slow), Shape(users=None, rate=60, seconds=0.5, requests=None))
+    due = itertools.takewhile(lambda after: after < 0.5, plan.arrivals(60, 3))
+    assert len(seen) == len(list(due)) > 15
+    assert all(each.error is None for each in seen)
+
+
+async def test_open_loop_counts_a_wait_from_when_the_request_was_due() -> None:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        time.sleep(0.05)  # noqa: ASYNC251 - a generator that is short of a core
+        return streamed(events("cloud"))
+
+    seen = await run(load(answer), Shape(users=None, rate=100, seconds=0.3, requests=None))
+    summary = summarize(seen, started=0, window=1)
+    assert summary.sending_lag_seconds.p99 is not None
+    assert summary.sending_lag_seconds.p99 > 0.3
+    assert summary.time_to_first_token_seconds.p99 is not None
+    assert summary.time_to_first_token_seconds.p99 > summary.sending_lag_seconds.p99
+    told = report(seen, ["edge-0"], began=0, window=1, started="", load={})
+    assert any("generator itself was late" in each for each in remarks(told))
+
+
+async def test_closed_loop_has_as_many_under_way_as_users_and_spreads_them_over_edges() -> None:
+    under_way, most = 0, 0
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.01)
+        under_way -= 1
+        return streamed(events("cloud"))
+
+    shape = Shape(users=6, rate=None, seconds=None, requests=40)
+    seen = await run(load(answer, edges=3), shape)
+    assert most == 6
+    assert len(seen) == 40
+    assert min(Counter(each.edge for each in seen).values()) >= 10
+
+
+async def test_a_session_continues_its_text_on_its_edge() -> None:
+    asked: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content)["inputs"])
+        return streamed(events("exit:3", "cloud"))
+
+    seen = await run(load(answer, edges=2, turns=3), Shape(1, None, None, 3))
+    assert asked[1].startswith(f"{asked[0]} and on\n\n")
+    assert asked[2].startswith(f"{asked[1]} and on\n\n")
+    assert {each.edge for each in seen} == {"edge-0"}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ([{"error": "lost", "error_type": "cloud_lost"}], "stream_cloud_lost"),
+        ([{"token": {"source": "cloud"}}], "stream_ended_early"),
+        ([{"token": "?"}], "not_a_generation"),
+        ([{"token": {"source": "cloud"}, "details": {}}], "not_a_generation"),
+    ],
+)
+async def test_a_stream_that_fails_is_counted_by_its_reason(
+    said: list[dict[str, object]], reason: str
+) -> None:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        return streamed(said)
+
+    (seen,) = await run(load(answer), Shape(1, None, None, 1))
+    assert seen.error == reason
+
+
+async def test_refusals_and_lost_connections_are_counted_apart() -> None:
+    failures: list[httpx.HTTPError | int] = [
+        503,
+        429,
+        httpx.ConnectError("refused"),
+        httpx.ReadTimeout("silence"),
+        httpx.ReadError("reset"),
+    ]
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        failure = failures.pop(0)
+        if isinstance(failure, int):
+            return httpx.Response(failure)
+        raise failure
+
+    seen = await run(load(answer), Shape(1, None, None, 5))
+    assert [each.error for each in seen] == ["http_503", "http_429", "connect", "timeout", "broken"]
+    told = report(seen, ["edge-0"], began=0, window=1, started="", load={})
+    assert told.error_share == 1
+    assert told.total.errors == dict.fromkeys(
+        ("http_503", "http_429", "connect", "timeout", "broken"), 1
+    )
+
+
+async def test_stopping_ends_it_at_once_and_counts_what_was_under_way() -> None:
+    async def endless(request: httpx.Request) -> httpx.Response:
+        return streamed(events(*["cloud"] * 1000), pause=0.02)
+
+    stopped = asyncio.Event()
+    asked = load(endless)
+    asyncio.get_running_loop().call_later(0.3, stopped.set)
+    began = time.monotonic()
+    seen = await run(asked, Shape(3, None, 60, None), stopped)
+    assert time.monotonic() - began < 2
+    assert [each.error for each in seen] == ["unfinished"] * 3
+    assert asked.window == pytest.approx(0.3, abs=0.2)
+    assert all(each.sources["cloud"] > 3 for each in seen)
+
+
+async def test_throughput_counts_only_what_arrived_while_the_load_was_on() -> None:
+    seen = Seen("e", "cloud", due=10.0, sent=10.0, token_times=[10.5, 11.0, 12.5], ended=13.0)
+    seen.sources.update({"cloud": 2, "exit:3": 1})
+    seen.usage = {"cloud_compute_seconds": 0.3}
+    summary = summarize([seen], started=10.0, window=2.0)
+    assert summary.tokens_per_second == 1.0
+    assert (summary.tokens, summary.offload_ratio) == (3, 2 / 3)
+    assert summary.cloud_seconds_per_token == pytest.approx(0.1)
+    assert summary.time_to_first_token_seconds.p50 == 0.5
+    assert (summary.inter_token_seconds.p50, summary.inter_token_seconds.p99) == (0.5, 1.5)
+    assert summary.request_seconds.mean == 3.0
+
+
+def test_percentiles_are_by_nearest_rank() -> None:
+    hundred = spread(float(n) for n in range(1, 101))
+    assert (hundred.p50, hundred.p95, hundred.p99, hundred.mean) == (50, 95, 99, 50.5)
+    assert spread([7.0]).p50 == spread([7.0]).p99 == 7.0
+    assert spread([]).p95 is None
+
+
+async def test_a_picture_is_drawn_and_a_wrong_format_said(tmp_path: Path) -> None:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        return streamed(events("exit:3", "cloud", "cloud"), pause=0.01)
+
+    asked = load(answer)
+    seen = await run(asked, Shape(2, None, None, 6))
+    plot(seen, started=asked.started, window=2.0, file=tmp_path / "load.png")
+    assert (tmp_path / "load.png").stat().st_size > 10_000
+    with pytest.raises(CommandError, match="cannot be written"):
+        plot(seen, started=asked.started, window=2.0, file=tmp_path / "load.exe")
+
+
+def test_it_runs_where_neither_torch_nor_a_service_is_installed() -> None:
+    blocked = "torch", "transformers", "services", "training", "shared", "fastapi"
+    code = (
+        "import sys, runpy\n"
+        f"for name in {blocked!r}: sys.modules[name] = None\n"
+        "sys.argv = ['load', '--edge', 'http://127.0.0.1:9', '--users', '1', '--requests', '1']\n"
+        "runpy.run_module('cli.load', run_name='__main__')\n"
+    )
+    done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "1 × connect" in done.stdout
+    assert done.stderr.strip().endswith("100.0% of the requests failed")
