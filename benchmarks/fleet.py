@@ -31,7 +31,7 @@ from cli.processes import HOST, Service, free_ports, start, stop, wait_ready
 ROOT = Path(__file__).parents[1]
 OVERLAY = ROOT / "k8s" / "overlays" / "fleet"
 # Options of the Job that say where the edges are and how its report leaves the pod.
-OF_THE_JOB_ONLY = ("--edge", "--json", "--wait-ready")
+OF_THE_JOB_ONLY = ("--edge=", "--discover", "--json=", "--wait-ready=")
 READY_SECONDS = 60.0
 
 Report = dict[str, Any]
@@ -84,17 +84,12 @@ def job_arguments() -> list[str]:
     documents = (each for text in files for each in yaml.safe_load_all(text))
     (job,) = (each for each in documents if each and each.get("kind") == "Job")
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    given = [str(argument) for argument in container["args"] if argument != "--discover"]
-    for option in OF_THE_JOB_ONLY:
-        while option in given:
-            at = given.index(option)
-            del given[at : at + 2]
-    return given
+    return [each for each in container["args"] if not each.startswith(OF_THE_JOB_ONLY)]
 
 
 def _with(arguments: Sequence[str], option: str, value: str) -> list[str]:
-    at = list(arguments).index(option)
-    return [*arguments[: at + 1], value, *arguments[at + 2 :]]
+    """The arguments with another value for one option."""
+    return [*(each for each in arguments if not each.startswith(f"{option}=")), f"{option}={value}"]
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def plan(images: tuple[str, ...]) -> list[Pod]:
 @pytest.fixture(scope="module")
 def fleet(plan: list[Pod], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """Everything of the overlay but the Job, running and ready."""
-    with machine("tandem-fleet", tmp_path_factory.mktemp("pods")) as here:
+    with machine("tandem-fleet", tmp_path_factory.mktemp("pods"), plan) as here:
         order = ("redis", "cloud", "edge", "prometheus")
         for component in order:
             for pod in _of(plan, component):

@@ -5,12 +5,15 @@ pod answers to the names of the Services that select it, a pod is ready when its
 says so, and a Job is over when its containers end. Everything inside a pod (ConfigMaps, Secrets,
 security contexts, limits, volumes, arguments) goes to podman as it was rendered.
 
-Two things are taken out of a pod: `ports`, which podman would publish on this machine, where two
-edges collide; and the probes, which podman runs with a curl that the images do not have.
+Three things are changed: `ports` are taken out, which podman would publish on this machine, where
+two edges collide; so are the probes, which podman runs with a curl that the images do not have; and
+a Secret's files come from a ConfigMap, because podman 4.3 mounts them without decoding.
 """
 
 import copy
 import json
+import socket
+from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +39,8 @@ class Pod:
     component: str
     manifests: tuple[Manifest, ...]
     aliases: tuple[str, ...]
-    ready: tuple[int, str] | None
+    # (port, path) that answers once it is ready; no path where a connection is enough.
+    ready: tuple[int, str | None] | None
 
     @property
     def containers(self) -> tuple[str, ...]:
@@ -92,7 +96,7 @@ def _pod(
     return Pod(
         name=name,
         component=labels["app.kubernetes.io/component"],
-        manifests=(*used, *claims, pod),
+        manifests=(*_as_files(spec, used), *claims, pod),
         aliases=tuple(
             service["metadata"]["name"]
             for service in services
@@ -102,13 +106,34 @@ def _pod(
     )
 
 
-def _readiness(container: Manifest) -> tuple[int, str] | None:
-    """(port, path) of the readiness probe, where it is an HTTP one."""
-    probe = container.get("readinessProbe", {}).get("httpGet")
-    if probe is None:
+def _readiness(container: Manifest) -> tuple[int, str | None] | None:
+    probe = container.get("readinessProbe", {})
+    asked = probe.get("httpGet") or probe.get("tcpSocket")
+    if asked is None:
         return None
     named = {port["name"]: port["containerPort"] for port in container.get("ports", ())}
-    return int(named.get(probe["port"], probe["port"])), probe["path"]
+    return int(named.get(asked["port"], asked["port"])), asked.get("path")
+
+
+def _as_files(spec: Manifest, used: Sequence[Manifest]) -> list[Manifest]:
+    """The settings a pod uses, its mounted Secrets as ConfigMaps."""
+    mounted = set()
+    for volume in spec.get("volumes", ()):
+        secret = volume.pop("secret", None)
+        if secret is not None:
+            volume["configMap"] = {"name": secret["secretName"]}
+            mounted.add(secret["secretName"])
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": each["metadata"],
+            "data": {k: b64decode(v).decode() for k, v in each["data"].items()},
+        }
+        if each["kind"] == "Secret" and each["metadata"]["name"] in mounted
+        else each
+        for each in used
+    ]
 
 
 def _claimed(pod: str, claim: Manifest, spec: Manifest) -> Manifest:
@@ -140,8 +165,7 @@ class Machine:
         podman("play", "kube", "--network", network, str(file))
         if pod.ready is not None:
             port, path = pod.ready
-            url = f"http://{self.address(pod)}:{port}{path}"
-            eventually(lambda: httpx.get(url, trust_env=False).is_success, bool, seconds=90)
+            eventually(lambda: _answers(self.address(pod), port, path), bool, seconds=90)
 
     def address(self, pod: Pod) -> str:
         """The pod's address on the network."""
@@ -164,20 +188,33 @@ class Machine:
         return [int(podman("inspect", "--format", where, name)) for name in pod.containers]
 
 
+def _answers(address: str, port: int, path: str | None) -> bool:
+    if path is not None:
+        return httpx.get(f"http://{address}:{port}{path}", trust_env=False).is_success
+    try:
+        socket.create_connection((address, port), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
-def machine(network: str, folder: Path) -> Iterator[Machine]:
-    """A machine for pods; every pod started on it, its volumes and its network are gone after."""
-    _clean(network, folder)
+def machine(network: str, folder: Path, plan: Sequence[Pod]) -> Iterator[Machine]:
+    """A machine for the pods of a plan; they, their volumes and the network are gone after."""
+    _clean(network, plan)
     podman("network", "create", network)
     try:
         yield Machine(network, folder)
     finally:
-        _clean(network, folder)
+        _clean(network, plan)
 
 
-def _clean(network: str, folder: Path) -> None:
-    for file in sorted(folder.glob("*.yaml")):
-        podman("play", "kube", "--down", str(file))
-        file.unlink()
+def _clean(network: str, plan: Sequence[Pod]) -> None:
+    podman("pod", "rm", "--force", "--ignore", *(pod.name for pod in plan))
+    made = {(each["kind"], each["metadata"]["name"]) for pod in plan for each in pod.manifests[:-1]}
+    for kind, listed in (("PersistentVolumeClaim", "volume"), ("Secret", "secret")):
+        for name in podman(listed, "ls", "--format", "{{.Name}}").split():
+            if (kind, name) in made:
+                podman(listed, "rm", name)
     if network in podman("network", "ls", "--format", "{{.Name}}").split():
         podman("network", "rm", "--force", network)
