@@ -91,6 +91,28 @@ def test_every_selector_finds_its_pods(combination: tuple[str, ...]) -> None:
         assert any(selector.items() <= each.items() for each in labels), selector
 
 
+@each_combination
+def test_everything_a_pod_refers_to_is_there(combination: tuple[str, ...]) -> None:
+    objects = rendered(*combination)
+    there = {(each["kind"], each["metadata"]["name"]) for each in objects}
+    for component, spec, workload in _pods(objects):
+        claims = workload["spec"].get("volumeClaimTemplates", ())
+        volumes = {each["name"] for each in spec["volumes"]}
+        volumes |= {each["metadata"]["name"] for each in claims}
+        mounted = {each["name"] for c in spec["containers"] for each in c["volumeMounts"]}
+        assert mounted == volumes, component
+        wanted = {("ServiceAccount", spec["serviceAccountName"])}
+        for volume in spec["volumes"]:
+            wanted |= (
+                {("ConfigMap", volume["configMap"]["name"])} if "configMap" in volume else set()
+            )
+            wanted |= {("Secret", volume["secret"]["secretName"])} if "secret" in volume else set()
+        for container in spec["containers"]:
+            for source in container.get("envFrom", ()):
+                wanted.add(("ConfigMap", source["configMapRef"]["name"]))
+        assert wanted <= there, component
+
+
 @each_overlay
 def test_every_port_named_is_a_port_of_the_pods_behind_it(overlay: str) -> None:
     objects = rendered(overlay)
