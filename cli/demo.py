@@ -50,7 +50,7 @@ def demo(
         )
         with running(plan, logs=folder) as (cloud, edge):
             wait_ready(cloud, plan.cloud_url, seconds=READY_SECONDS)
-            wait_ready(edge, plan.edge_url, seconds=READY_SECONDS)
+            wait_ready(edge, plan.edge_url, seconds=READY_SECONDS, cloud="reachable")
             printer = TokenPrinter(terminal)
             printer.know_exits((f"exit:{split}", f"exit:{edge_depth}"))
             try:

@@ -78,7 +78,7 @@ def evaluate(
         plan = Plan(folder / "edge", folder / "cloud", edge_port=edge_port, cloud_port=cloud_port)
         with running(plan, logs=folder) as (cloud, edge):
             wait_ready(cloud, plan.cloud_url, seconds=READY_SECONDS)
-            wait_ready(edge, plan.edge_url, seconds=READY_SECONDS)
+            wait_ready(edge, plan.edge_url, seconds=READY_SECONDS, cloud="reachable")
             with connect(plan.edge_url) as client, terminal.status("asking") as status:
                 judge = Judge(model)
                 rows = []

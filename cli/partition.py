@@ -69,14 +69,19 @@ def exits_beside(model: Path) -> tuple[int, int]:
     Raises:
         CommandError: there are none, so split and edge depth are the caller's to name.
     """
+    layers = _trained(model)
+    if not layers:
+        raise CommandError(f"{model} has no exits beside it: name --split and --edge-depth")
+    return layers[0], layers[-1]
+
+
+def _trained(model: Path) -> list[int]:
+    """The layers with a trained exit; none where there is no such list."""
     try:
         exits = json.loads((model / "exits.json").read_text())["exits"]
-        layers = sorted(int(an_exit["layer"]) for an_exit in exits)
-        return layers[0], layers[-1]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise CommandError(
-            f"{model} has no exits beside it: name --split and --edge-depth"
-        ) from error
+        return sorted(int(an_exit["layer"]) for an_exit in exits)
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def make_bundles(
@@ -120,6 +125,21 @@ def make_bundles(
         except (BadModel, OSError, ValueError) as error:
             raise CommandError(f"{model} cannot be partitioned: {error}") from error
     terminal.print(_holdings(model, out, manifests))
+    if warning := untrained(model, split, edge_depth):
+        terminal.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+
+
+def untrained(model: Path, split: int, edge_depth: int) -> str | None:
+    """What to expect of a cut in front of layers that have no trained exit; None where both do."""
+    trained = _trained(model)
+    cut = [str(layer) for layer in sorted({split, edge_depth} - set(trained))]
+    if not cut:
+        return None
+    there = f"trained are those of {', '.join(map(str, trained))}" if trained else "none are"
+    return (
+        f"no exit is trained for layer {' and '.join(cut)}; {there}. An untrained exit reads the "
+        "hidden state with the model's own head: it is seldom sure, and more often wrong"
+    )
 
 
 def _holdings(model: Path, out: Path, manifests: "tuple[Manifest, Manifest]") -> Table:

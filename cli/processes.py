@@ -4,6 +4,7 @@ It knows how a service is started (a module and its environment) and asked wheth
 it does not know what the services do.
 """
 
+import errno
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from pathlib import Path
 import httpx
 
 from cli.errors import CommandError
+from shared.runtime.cores import usable_cores
 
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.1
@@ -103,10 +105,10 @@ def _edge_environment(plan: Plan) -> dict[str, str]:
 
 
 def _threads() -> int:
-    """Each side gets half of this machine's cores: threads that wait for a core another side is
+    """Each side gets half of the cores there are: threads that wait for a core another side is
     using make a step many times slower, not a little.
     """
-    return max(1, (os.cpu_count() or 1) // 2)
+    return max(1, usable_cores() // 2)
 
 
 def start(name: str, environment: Mapping[str, str], logs: Path | None) -> Service:
@@ -136,23 +138,57 @@ def stop(services: list[Service]) -> None:
             service.process.wait()
 
 
-def wait_ready(service: Service, url: str, *, seconds: float) -> None:
-    """Return once `GET url/readyz` answers 200.
+def wait_ready(service: Service, url: str, *, seconds: float, cloud: str | None = None) -> None:
+    """Return once `GET url/readyz` answers 200 and, of an edge, says that its cloud is `cloud`.
 
     Raises:
-        CommandError: the service ended, or was not ready in time; the end of its log is shown.
+        CommandError: the service ended, or was not ready in time (the end of its log is shown), or
+            says that the cloud does not fit it.
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if service.ending is not None:
             raise CommandError(f"the {service.name} {service.ending}\n{service.tail()}")
         try:
-            if httpx.get(f"{url}/readyz", timeout=5.0, trust_env=False).is_success:
-                return
+            response = httpx.get(f"{url}/readyz", timeout=5.0, trust_env=False)
         except httpx.TransportError:
             pass  # not listening yet
+        else:
+            if response.is_success and _says(response, cloud):
+                return
         time.sleep(POLL_SECONDS)
     raise CommandError(f"the {service.name} was not ready in {seconds:.0f} s\n{service.tail()}")
+
+
+def _says(response: httpx.Response, cloud: str | None) -> bool:
+    if cloud is None:
+        return True
+    told = response.json()
+    if told.get("cloud") == "unfit":
+        raise CommandError(str(told.get("cloud_problem")))
+    return bool(told.get("cloud") == cloud)
+
+
+def require_free(host: str, ports: Mapping[str, int]) -> None:
+    """Refuse ports something listens on already, and one port for two; `ports` names each by the
+    option that sets it.
+
+    Raises:
+        CommandError: naming the port, and the option that chooses another.
+    """
+    if len(set(ports.values())) < len(ports):
+        raise CommandError(f"{' and '.join(ports)} are the same: each service needs its own port")
+    for option, port in ports.items():
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            socket.create_server((host, port), family=family).close()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise CommandError(f"cannot listen on {host} port {port}: {error}") from error
+            raise CommandError(
+                f"port {port} of {host} is taken: stop what listens there, or choose another "
+                f"with {option}"
+            ) from error
 
 
 def free_ports(count: int) -> list[int]:

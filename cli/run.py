@@ -3,19 +3,23 @@
 It knows when to start and stop them; the services know everything else.
 """
 
+import math
 import signal
-import threading
+import time
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from cli.errors import CommandError
 from cli.partition import SHIPPED_MODEL, exits_beside, make_bundles
-from cli.processes import Plan, Service, running
+from cli.processes import Plan, Service, require_free, running, wait_ready
 from cli.terminal import console
 
 BUNDLES = Path(".bundles")
+POLL_SECONDS = 0.2
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(
@@ -30,11 +34,11 @@ def run(
     cloud_port: Annotated[int, typer.Option(help="Port of the cloud.")] = 8001,
 ) -> None:
     """Start the edge and the cloud here; SIGINT or SIGTERM stops both."""
-    told_to_stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: told_to_stop.set())
+    for number in STOPS:
+        signal.signal(number, _leave)
     if (edge_bundle is None) != (cloud_bundle is None):
         raise CommandError("give both bundles or neither: --edge-bundle and --cloud-bundle")
+    require_free(host, {"--edge-port": edge_port, "--cloud-port": cloud_port})
     if edge_bundle is None or cloud_bundle is None:
         split, edge_depth = exits_beside(model)
         folder = BUNDLES / model.resolve().name
@@ -47,18 +51,31 @@ def run(
         cloud_port=cloud_port,
         host=host,
     )
-    with running(plan) as services:
+    with running(plan) as (cloud, edge):
+        # A large model takes minutes to load. An edge that has not found its cloud yet would answer
+        # the first request alone.
+        wait_ready(cloud, plan.cloud_url, seconds=math.inf)
+        wait_ready(edge, plan.edge_url, seconds=math.inf, cloud="reachable")
         console(stderr=True).print(
-            f"edge on {plan.edge_url} (open it in a browser), cloud on {plan.cloud_url}"
+            f"ready: edge on {plan.edge_url} (open it in a browser), cloud on {plan.cloud_url}"
         )
-        _watch(services, told_to_stop)
+        _watch((cloud, edge))
 
 
-def _watch(services: tuple[Service, ...], told_to_stop: threading.Event) -> None:
-    """Return when told to stop; say who died meanwhile, and raise when nobody is left."""
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End with exit code 0 wherever the command is; being told twice changes nothing."""
+    del number, frame
+    for stop in STOPS:
+        signal.signal(stop, signal.SIG_IGN)
+    raise SystemExit(0)
+
+
+def _watch(services: tuple[Service, ...]) -> None:
+    """Say who died, and raise when nobody is left."""
     alive = list(services)
     terminal = console(stderr=True)
-    while not told_to_stop.wait(0.2):
+    while True:
+        time.sleep(POLL_SECONDS)
         for service in [service for service in alive if service.ending is not None]:
             alive.remove(service)
             others = " and ".join(other.name for other in alive) or "nothing"

@@ -6,7 +6,8 @@ setting is an error.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -17,6 +18,10 @@ from shared.errors import TandemError
 
 S = TypeVar("S", bound=BaseSettings)
 
+# What Kubernetes puts into every pod for each Service of its namespace, after the Service's name.
+_SERVICE_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)$")
+_LINKED_PORT = re.compile(r"(tcp|udp|sctp)://")
+
 
 def refuse_unknown(settings: type[BaseSettings], environ: Mapping[str, str] = os.environ) -> None:
     """Stop the process, naming every variable that starts with the settings' prefix but is none
@@ -24,11 +29,23 @@ def refuse_unknown(settings: type[BaseSettings], environ: Mapping[str, str] = os
     """
     prefix = settings.model_config.get("env_prefix", "")
     known = {f"{prefix}{name}".upper() for name in settings.model_fields}
-    unknown = sorted(n for n in environ if n.upper().startswith(prefix) and n.upper() not in known)
+    given = {n: value for n, value in environ.items() if n.upper().startswith(prefix)}
+    if linked := sorted(n for n in given if _is_service_link(n.upper(), given[n], known)):
+        raise SystemExit(
+            f"{', '.join(linked)}: set by Kubernetes for a Service whose name makes them look like "
+            "settings; set `enableServiceLinks: false` in the pod's spec"
+        )
+    unknown = sorted(n for n in given if n.upper() not in known)
     if unknown:
         raise SystemExit(
             f"unknown settings: {', '.join(unknown)}; known: {', '.join(sorted(known))}"
         )
+
+
+def _is_service_link(name: str, value: str, known: Set[str]) -> bool:
+    if name.endswith("PORT") and _LINKED_PORT.match(value):
+        return True
+    return name not in known and _SERVICE_LINK.search(name) is not None
 
 
 def read(settings: type[S]) -> S:
@@ -43,7 +60,8 @@ def read(settings: type[S]) -> S:
     except ValidationError as error:
         prefix = settings.model_config.get("env_prefix", "")
         wrong = (
-            f"{prefix}{'.'.join(map(str, each['loc'])).upper()}: {each['msg']}"
+            f"{prefix}{'.'.join(map(str, each['loc'])).upper()}: "
+            + each["msg"].removeprefix("Value error, ")
             for each in error.errors(include_url=False)
         )
         raise SystemExit("wrong settings: " + "; ".join(wrong)) from error

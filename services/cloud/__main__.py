@@ -1,5 +1,9 @@
 """`python -m services.cloud`."""
 
-from services.cloud.main import main
+from shared.runtime.stopping import leave_when_told
+
+leave_when_told()  # what follows imports torch, which takes seconds
+
+from services.cloud.main import main  # noqa: E402
 
 main()

@@ -34,6 +34,9 @@ class Observer(Protocol):
         chose itself.
         """
 
+    def rewound(self) -> None:
+        """A block was answered with the position to send again from."""
+
 
 @dataclass(slots=True)
 class Completion:
@@ -177,6 +180,8 @@ class Completion:
         held: int = 0,
         need_from: int | None = None,
     ) -> Report:
+        if need_from is not None:
+            self.observer.rewound()
         return context.report(
             acknowledged=acknowledged,
             held=max(acknowledged, held),
@@ -189,6 +194,7 @@ class Completion:
         """The session is not here (never opened, expired, or another replica's): ask for
         everything.
         """
+        self.observer.rewound()
         return Report(
             session=block.session,
             revision=block.revision,

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-import torch
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
@@ -17,16 +16,16 @@ from services.cloud.metrics import CloudMetrics
 from services.cloud.routes import Surface
 from services.cloud.settings import Settings
 from services.cloud.welcome import Welcome
-from shared import environment, logs
+from shared import environment
 from shared.decoding.sampling import Choice
 from shared.errors import BadModel
-from shared.model import SpanModel, load_bundle, probe_tau
+from shared.model import SpanModel, probe_tau
 from shared.protocol.version import PROTOCOL_VERSION
 from shared.runtime.model_thread import ModelThread
-from shared.web import errors
+from shared.web import errors, serving
+from shared.web.metrics import Gauges
 from shared.web.middleware import BodyLimit, RequestId
 from shared.web.observe import observation_routes
-from shared.web.serving import serve
 
 SWEEP_SECONDS = 5.0
 
@@ -44,24 +43,21 @@ def create_app(settings: Settings, model: SpanModel) -> FastAPI:
     # The store makes room before a pass; this is what no mistake in its books gets past.
     model.kv_budget_bytes = settings.context_bytes
     engine = CloudEngine(model)
-    thread: ModelThread[Pass, tuple[Choice, ...]] = ModelThread(
-        engine,
-        name="cloud-engine",
-        max_rows=settings.max_step_rows,
-        max_waiting=settings.max_waiting,
-        on_step=metrics.stepped,
-    )
+    thread = _thread(engine, settings, metrics)
     store = MemoryContexts(
         hidden=model.shape.hidden,
         budget_bytes=settings.context_bytes,
         max_contexts=settings.max_contexts,
         ttl_seconds=settings.context_ttl_seconds,
         release=lambda cache: thread.post(cache.close),
+        on_change=metrics.changed,
     )
     welcome = Welcome(manifest.fingerprint, model.span, model.shape)
     completion = Completion(welcome, store, engine, thread, metrics, settings.reorder_seconds)
-    metrics.watch(
-        waiting=lambda: thread.waiting, contexts=lambda: len(store), nbytes=lambda: store.nbytes
+    metrics.show(
+        contexts=lambda: len(store),
+        nbytes=lambda: store.nbytes,
+        budget_bytes=settings.context_bytes,
     )
     metrics.tau.set(probe_tau(model))
     shown = _shown(welcome, manifest.compute_format)
@@ -70,7 +66,8 @@ def create_app(settings: Settings, model: SpanModel) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with thread:
-            sweeper = asyncio.create_task(_sweep(store))
+            pause = min(SWEEP_SECONDS, settings.context_ttl_seconds / 2)
+            sweeper = asyncio.create_task(_sweep(store, pause))
             yield
             sweeper.cancel()
             with suppress(asyncio.CancelledError):
@@ -85,25 +82,31 @@ def create_app(settings: Settings, model: SpanModel) -> FastAPI:
     return app
 
 
+def _thread(
+    engine: CloudEngine, settings: Settings, metrics: CloudMetrics
+) -> ModelThread[Pass, tuple[Choice, ...]]:
+    thread: ModelThread[Pass, tuple[Choice, ...]] = ModelThread(
+        engine,
+        name="cloud-engine",
+        max_rows=settings.max_step_rows,
+        max_waiting=settings.max_waiting,
+        on_step=metrics.stepped,
+        on_start=metrics.queue.observe,
+    )
+    model, budget = engine.model, settings.context_bytes
+    metrics.read_from(Gauges(lambda: thread.waiting, lambda: model.kv_bytes, budget))
+    return thread
+
+
 def main() -> None:
     """Serve until SIGTERM; process 1 of the cloud image."""
     settings = environment.read(Settings)
-    logs.configure(settings.log_level)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    with environment.starting():
-        app = create_app(settings, load_bundle(settings.bundle, device=settings.device))
-    serve(
-        app,
-        host=settings.host,
-        port=settings.port,
-        grace_seconds=settings.grace_seconds,
-    )
+    serving.run(settings, lambda model: create_app(settings, model))
 
 
-async def _sweep(store: MemoryContexts) -> None:
+async def _sweep(store: MemoryContexts, pause: float) -> None:
     while True:
-        await asyncio.sleep(SWEEP_SECONDS)
+        await asyncio.sleep(pause)
         store.sweep()
 
 

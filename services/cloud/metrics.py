@@ -4,19 +4,26 @@ or a user.
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from shared.web.metrics import ServiceMetrics, expect
+
+OPERATIONS = ("upload", "catch_up", "complete", "stream", "close")
+MODES = ("collaborative", "cloud", "split")
+CODECS = ("fp32", "fp16", "int8", "ids")
 PASS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
-class CloudMetrics:
+class CloudMetrics(ServiceMetrics):
     """The cloud's metric objects on one registry; implements `completion.Observer`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._sessions(registry)
-        self._engine(registry)
+        super().__init__(registry)
+        self._requests(registry)
+        self._contexts(registry)
+        self._tokens(registry)
 
-    def _sessions(self, registry: CollectorRegistry) -> None:
+    def _requests(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
             "tandem_cloud_requests",
             "Requests served, by operation and outcome",
@@ -30,21 +37,44 @@ class CloudMetrics:
             buckets=PASS_SECONDS,
             registry=registry,
         )
-        self.running = Gauge(
-            "tandem_num_requests_running", "Requests being served", registry=registry
-        )
         self.uplink = Counter(
             "tandem_uplink_bytes", "Bytes of block bodies received", ["codec"], registry=registry
         )
         self.downlink = Counter(
             "tandem_downlink_bytes", "Bytes of report bodies sent", registry=registry
         )
+        self.rewinds = Counter(
+            "tandem_rewinds",
+            "Blocks answered with the position to send again from: what came before is not here",
+            registry=registry,
+        )
+        expect(self.requests, OPERATIONS, ("ok",))
+        expect(self.duration, OPERATIONS)
+        expect(self.uplink, CODECS)
+
+    def _contexts(self, registry: CollectorRegistry) -> None:
         self.contexts = Gauge("tandem_contexts", "Sessions held", registry=registry)
         self.context_bytes = Gauge(
             "tandem_context_bytes", "Bytes of logs and KV held", registry=registry
         )
+        self.context_budget = Gauge(
+            "tandem_context_budget_bytes", "Bytes logs and KV may take", registry=registry
+        )
+        self.created = Counter("tandem_contexts_created", "Sessions opened", registry=registry)
+        self.ended = Counter(
+            "tandem_contexts_ended",
+            "Sessions forgotten: closed by the edge, idle for too long, or for want of room",
+            ["reason"],
+            registry=registry,
+        )
+        self.kv_evictions = Counter(
+            "tandem_kv_evictions",
+            "KV caches of idle sessions dropped for want of room (rebuilt from the log)",
+            registry=registry,
+        )
+        expect(self.ended, ("closed", "expired", "evicted"))
 
-    def _engine(self, registry: CollectorRegistry) -> None:
+    def _tokens(self, registry: CollectorRegistry) -> None:
         self.tokens = Counter(
             "tandem_tokens", "Tokens chosen here", ["source", "mode"], registry=registry
         )
@@ -58,24 +88,12 @@ class CloudMetrics:
             "Of the judged tokens, those it would not have chosen",
             registry=registry,
         )
-        self.waiting = Gauge(
-            "tandem_num_requests_waiting", "Passes queued or in a step", registry=registry
-        )
-        self.compute = Counter(
-            "tandem_compute_seconds", "Seconds the engine was computing", registry=registry
-        )
-        self.step_rows = Histogram(
-            "tandem_step_rows",
-            "Rows in an engine step",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
-            registry=registry,
-        )
         self.tau = Gauge(
             "tandem_numeric_tau",
             "Margin in logits below which two pass shapes may choose differently",
             registry=registry,
         )
-        self.build = Info("tandem_build", "Version, model and formats served", registry=registry)
+        expect(self.tokens, ("cloud",), MODES)
 
     def passed(self, mode: str, *, judged: int, disagreed: int, decided: int) -> None:
         """See `completion.Observer`."""
@@ -83,16 +101,23 @@ class CloudMetrics:
         self.disagreed.inc(disagreed)
         self.tokens.labels(source="cloud", mode=mode).inc(decided)
 
-    def stepped(self, seconds: float, rows: int, works: int) -> None:
-        """Record one engine step."""
-        del works
-        self.compute.inc(seconds)
-        self.step_rows.observe(rows)
+    def rewound(self) -> None:
+        """See `completion.Observer`."""
+        self.rewinds.inc()
 
-    def watch(
-        self, *, waiting: Callable[[], int], contexts: Callable[[], int], nbytes: Callable[[], int]
+    def changed(self, change: str) -> None:
+        """A context was opened, ended, or lost its KV (`contexts.Change`)."""
+        if change == "opened":
+            self.created.inc()
+        elif change == "kv_evicted":
+            self.kv_evictions.inc()
+        else:
+            self.ended.labels(reason=change).inc()
+
+    def show(
+        self, *, contexts: Callable[[], int], nbytes: Callable[[], int], budget_bytes: int
     ) -> None:
-        """Read these gauges from their sources at scrape time."""
-        self.waiting.set_function(waiting)
+        """Read the contexts' gauges from their store when Prometheus asks."""
         self.contexts.set_function(contexts)
         self.context_bytes.set_function(nbytes)
+        self.context_budget.set(budget_bytes)

@@ -65,6 +65,7 @@ class Surface:
             first = await anext(reports)
         except TandemError as error:
             self.metrics.requests.labels(operation="stream", outcome=error.code).inc()
+            self.metrics.refused(error)
             raise
         return StreamingResponse(self._frames(first, reports), media_type=MEDIA_TYPE)
 
@@ -118,6 +119,7 @@ class Surface:
             outcome = "ok"
         except TandemError as error:
             outcome = error.code
+            self.metrics.refused(error)
             raise
         finally:
             self.metrics.running.dec()

@@ -21,9 +21,10 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     # TCP port to listen on; 0 takes a free one.
     port: int = Field(default=8001, ge=0, le=65535)
-    # "cpu", "cuda" or "cuda:<n>".
+    # Where the model computes: `cpu`, `cuda` or `cuda:<n>`.
     device: str = "cpu"
-    # Threads of the model's linear algebra on the CPU; 0 leaves torch's default.
+    # Threads of the model's linear algebra on the CPU; 0 takes the CPUs this process may really use
+    # (its affinity and its container's quota), less one for the event loop where there are several.
     threads: int = Field(default=0, ge=0)
     # Rows (token positions) one step may run: the chunk size of a long prompt.
     max_step_rows: int = Field(default=512, ge=1)
@@ -33,13 +34,13 @@ class Settings(BaseSettings):
     context_bytes: int = Field(default=2 * 1024**3, ge=1)
     # Sessions held at once.
     max_contexts: int = Field(default=1024, ge=1)
-    # Idle time after which a session is forgotten.
+    # Idle seconds after which a session is forgotten.
     context_ttl_seconds: float = Field(default=600, gt=0)
-    # How long a block waits for the one before it.
+    # Seconds a block waits for the one before it.
     reorder_seconds: float = Field(default=2.0, ge=0)
     # Largest request body, in bytes.
     max_body_bytes: int = Field(default=64 * 1024**2, ge=1024)
-    # Time in-flight requests get after SIGTERM.
+    # Seconds that requests under way get after SIGTERM.
     grace_seconds: int = Field(default=10, ge=0)
-    # Level of the JSON logs on standard error.
-    log_level: str = "INFO"
+    # Lowest level of the JSON logs on standard error: `DEBUG`, `INFO`, `WARNING` or `ERROR`.
+    log_level: str = Field(default="INFO", pattern="(?i)^(debug|info|warning|error)$")

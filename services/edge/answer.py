@@ -4,6 +4,7 @@ it cost.
 Knows the public response types but not HTTP; `generation` makes the tokens.
 """
 
+import logging
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
@@ -16,6 +17,8 @@ from services.edge.schemas import Details, TokenView, Usage
 from services.edge.text import StreamDecoder
 from services.edge.uplink import Spent
 from shared.errors import Overloaded, TandemError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -119,13 +122,13 @@ class Answer:
         return whole or (uplink.chain.opening.codec == "fp32" and same)
 
     def _usage(self) -> Usage:
-        uplink, sources = self.generation.uplink, [view.source for view in self.views]
+        uplink = self.generation.uplink
         spent, traffic = (uplink.spent, uplink.traffic) if uplink else (Spent(), Traffic())
         return Usage(
             prompt_tokens=self.generation.sequence.prompt_tokens,
             completion_tokens=len(self.views),
             cached_tokens=0,
-            tokens_by_source={source: sources.count(source) for source in sorted(set(sources))},
+            tokens_by_source=self._tokens_by_source(),
             cloud_requests=spent.requests,
             cloud_passes=spent.passes,
             bytes_up=traffic.bytes_up,
@@ -134,6 +137,10 @@ class Answer:
             cloud_compute_seconds=round(spent.compute_seconds, 6),
             network_seconds=round(spent.network_seconds, 6),
         )
+
+    def _tokens_by_source(self) -> dict[str, int]:
+        sources = [view.source for view in self.views]
+        return {source: sources.count(source) for source in sorted(set(sources))}
 
     def _observe(self, view: TokenView) -> None:
         metrics, mode, now = self.metrics, self.generation.rules.mode, time.perf_counter()
@@ -147,15 +154,36 @@ class Answer:
 
     def _account(self, failure: str) -> None:
         metrics, generation = self.metrics, self.generation
+        elapsed = time.perf_counter() - self.began
         if not self.finished:
             metrics.failures.labels(reason=failure).inc()
         else:
             metrics.success.labels(finished_reason=generation.sequence.finish_reason).inc()
-            elapsed = time.perf_counter() - self.began
             metrics.e2e.labels(mode=generation.rules.mode).observe(elapsed)
+            metrics.generation_length.observe(len(self.views))
+        metrics.degraded.inc(generation.degraded)
+        self._tell(failure, elapsed)
         metrics.prompt_tokens.inc(generation.sequence.prompt_tokens)
+        metrics.prompt_length.observe(generation.sequence.prompt_tokens)
         if generation.uplink is not None:
             opening = generation.uplink.chain.opening
             codec = opening.codec if opening.split else "ids"
             metrics.uplink.labels(codec=codec).inc(generation.uplink.traffic.bytes_up)
             metrics.downlink.inc(generation.uplink.traffic.bytes_down)
+
+    def _tell(self, failure: str, seconds: float) -> None:
+        """One line of log for the whole request; what was asked and answered is not in it."""
+        generation = self.generation
+        reason = generation.sequence.finish_reason if self.finished else failure
+        _log.info(
+            "request finished" if self.finished else "request broke off",
+            extra={
+                "mode": generation.rules.mode,
+                "prompt_tokens": generation.sequence.prompt_tokens,
+                "tokens": len(self.views),
+                "tokens_by_source": self._tokens_by_source(),
+                "seconds": round(seconds, 4),
+                "reason": reason,
+                "degraded": generation.degraded,
+            },
+        )

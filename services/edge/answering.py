@@ -69,8 +69,22 @@ class Answering:
 
     @property
     def modes(self) -> tuple[Mode, ...]:
-        """Modes this deployment can serve."""
-        return ("standalone", "collaborative", "cloud", "split") if self.cloud else ("standalone",)
+        """Modes this deployment can serve; `cloud` only where the cloud holds the whole model."""
+        if self.cloud is None:
+            return ("standalone",)
+        if self.cloud.link.cloud_modes is None or "cloud" in self.cloud.link.cloud_modes:
+            return ("standalone", "collaborative", "cloud", "split")
+        return ("standalone", "collaborative", "split")
+
+    @property
+    def modes_now(self) -> tuple[Mode, ...]:
+        """Those of them a request is served in as the link is; where the cloud is lost,
+        `collaborative` goes on without it.
+        """
+        if self.cloud is None or self.cloud.link.state == "reachable":
+            return self.modes
+        fits = self.cloud.link.unfit is None
+        return ("standalone", "collaborative") if fits else ("standalone",)
 
     async def answer(self, request: GenerateRequest) -> Answer:
         """Check a request against this deployment and get it ready; nothing runs before
@@ -89,6 +103,7 @@ class Answering:
             return self._prepare(request, ids)
         except TandemError as error:
             self.metrics.failures.labels(reason=error.code).inc()
+            self.metrics.refused(error)
             raise
 
     def _prepare(self, request: GenerateRequest, ids: list[int]) -> Answer:
@@ -120,7 +135,7 @@ class Answering:
         mode = parameters.mode or self.defaults.mode
         if mode not in self.modes:
             raise Invalid(
-                f"mode {mode} cannot be served here; allowed: {', '.join(self.modes)}",
+                f"mode {mode} is not served here; allowed: {', '.join(self.modes)}",
                 field="parameters.mode",
             )
         on_loss = parameters.on_cloud_loss or default_on_cloud_loss(mode)

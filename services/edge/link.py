@@ -6,14 +6,20 @@ then the next tries decide. Time is an argument of the constructor, so tests nee
 subtracts one machine's clock from the other's.
 """
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
+
+State = Literal["unknown", "reachable", "lost", "unfit"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Link:
-    """The state of the path to one cloud.
+    """The state of the path to one cloud; every change of it is logged, once.
 
     Args:
         first_pause_seconds: how long the link rests after the first failure.
@@ -28,8 +34,20 @@ class Link:
     last_failure: str | None = None
     unfit: str | None = None
     cloud_format: str | None = None
+    cloud_modes: tuple[str, ...] | None = None
     round_trip_seconds: float | None = None
     _resume_at: float = field(default=0.0)
+    _lost_at: float = field(default=0.0)
+    _told: tuple[State, str | None] = field(default=("unknown", None))
+
+    @property
+    def state(self) -> State:
+        """What is known of the cloud; `unknown` until it has shown itself once."""
+        if self.unfit is not None:
+            return "unfit"
+        if self.failures:
+            return "lost"
+        return "reachable" if self.cloud_format else "unknown"
 
     @property
     def usable(self) -> bool:
@@ -59,6 +77,18 @@ class Link:
             self.round_trip_seconds = (
                 network_seconds if known is None else min(network_seconds, known * 1.01)
             )
+        self._tell()
+
+    def welcomed(self, compute_format: str, modes: Sequence[str]) -> None:
+        """Record that the cloud showed itself and fits this edge."""
+        self.unfit = None
+        self.cloud_format = compute_format
+        self.cloud_modes = tuple(modes)
+
+    def refused(self, difference: str) -> None:
+        """Record that edge and cloud do not fit; only a cloud that fits ends it."""
+        self.unfit = difference
+        self._tell()
 
     def failed(self, reason: str) -> None:
         """Record that no usable answer came; what fails while the link rests is the same outage."""
@@ -68,3 +98,22 @@ class Link:
         self.last_failure = reason
         pause = self.first_pause_seconds * 2 ** min(self.failures - 1, 16)
         self._resume_at = self.clock() + min(pause, self.longest_pause_seconds)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Log the state where it is another than the one logged last."""
+        state, before = self.state, self._told[0]
+        told = (state, self.unfit)
+        if told == self._told:
+            return
+        self._told = told
+        if state == "unfit":
+            _log.error("the cloud does not fit this edge", extra={"reason": self.unfit})
+        elif state == "lost":
+            self._lost_at = self.clock()
+            _log.warning("the cloud is lost", extra={"reason": self.last_failure})
+        elif before == "lost":
+            away = round(self.clock() - self._lost_at, 3)
+            _log.info("the cloud is back", extra={"lost_seconds": away})
+        else:
+            _log.info("the cloud is reachable")

@@ -32,6 +32,7 @@ from shared.protocol.version import PROTOCOL_VERSION
 from shared.runtime.background import Background
 from shared.runtime.model_thread import ModelThread
 from shared.web import errors, serving
+from shared.web.metrics import Gauges
 from shared.web.middleware import BodyLimit, RequestId
 from shared.web.observe import observation_routes
 
@@ -53,13 +54,7 @@ def create_app(
     metrics = EdgeMetrics(registry)
     model.kv_budget_bytes = settings.kv_bytes
     engine = EdgeEngine(model, manifest.split, max_rows=settings.max_step_rows)
-    thread: ModelThread[Proposing, Proposal] = ModelThread(
-        engine,
-        name="edge-engine",
-        max_rows=settings.max_step_rows,
-        max_waiting=settings.max_requests,
-        on_step=metrics.stepped,
-    )
+    thread = _thread(engine, settings, metrics)
     cloud = _cloud_side(settings, cloud_transport)
     answering = Answering(
         text=TextCodec(settings.bundle),
@@ -76,9 +71,9 @@ def create_app(
         load=Load(settings.max_requests),
     )
     link = cloud.side.link if cloud else None
-    metrics.watch(lambda: thread.waiting, link)
-    shown = _shown(manifest, answering)
-    metrics.build.info({key: str(value) for key, value in shown.items()})
+    metrics.show(exits=sorted(model.exits), link=link)
+    shown = _shown(settings, manifest)
+    metrics.build.info({k: str(v) for k, v in {**shown, "modes": list(answering.modes)}.items()})
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -92,7 +87,7 @@ def create_app(
     errors.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(RequestId)
-    app.include_router(observation_routes(registry, lambda: (True, shown | _cloud_state(link))))
+    app.include_router(observation_routes(registry, lambda: (True, shown | _state(answering))))
     app.include_router(Surface(answering, settings.heartbeat_seconds).routes())
     return app
 
@@ -101,6 +96,22 @@ def main() -> None:
     """Serve until SIGTERM; process 1 of the edge image."""
     settings = environment.read(Settings)
     serving.run(settings, lambda model: create_app(settings, model))
+
+
+def _thread(
+    engine: EdgeEngine, settings: Settings, metrics: EdgeMetrics
+) -> ModelThread[Proposing, Proposal]:
+    thread: ModelThread[Proposing, Proposal] = ModelThread(
+        engine,
+        name="edge-engine",
+        max_rows=settings.max_step_rows,
+        max_waiting=settings.max_requests,
+        on_step=metrics.stepped,
+        on_start=metrics.queue.observe,
+    )
+    model = engine.model
+    metrics.read_from(Gauges(lambda: thread.waiting, lambda: model.kv_bytes, settings.kv_bytes))
+    return thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +129,7 @@ def _cloud_side(settings: Settings, transport: httpx.AsyncBaseTransport | None) 
     connections = 2 * settings.max_requests + 1
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     if transport is None and not _proxied(settings.cloud_url):
-        transport = Replicas(httpx.AsyncHTTPTransport(limits=limits), socket.gethostname())
+        transport = Replicas(httpx.AsyncHTTPTransport(limits=limits), _name(settings))
     http = httpx.AsyncClient(
         base_url=settings.cloud_url,
         transport=transport,
@@ -157,23 +168,28 @@ async def _connected(cloud: _Cloud, manifest: Manifest, settings: Settings) -> A
             await side.background.drain(settings.grace_seconds)
 
 
-def _shown(manifest: Manifest, answering: Answering) -> dict[str, object]:
+def _name(settings: Settings) -> str:
+    return settings.name or socket.gethostname()
+
+
+def _shown(settings: Settings, manifest: Manifest) -> dict[str, object]:
     return {
+        "name": _name(settings),
         "model": manifest.model,
         "fingerprint": manifest.fingerprint,
         "split": manifest.split,
         "edge_depth": manifest.edge_depth,
         "depth": manifest.depth,
         "compute_format": manifest.compute_format,
-        "modes": list(answering.modes),
     }
 
 
-def _cloud_state(link: Link | None) -> dict[str, object]:
-    if link is None:
-        return {"cloud": "none"}
-    if link.unfit is not None:
-        return {"cloud": "unfit", "cloud_problem": link.unfit}
-    if not link.up:
-        return {"cloud": "lost", "cloud_problem": link.last_failure}
-    return {"cloud": "reachable" if link.cloud_format else "unknown"}
+def _state(answering: Answering) -> dict[str, object]:
+    """What of `/readyz` changes: the modes served as things are, and the cloud."""
+    state: dict[str, object] = {"modes": list(answering.modes_now), "cloud": "none"}
+    if answering.cloud is not None:
+        link = answering.cloud.link
+        state["cloud"] = link.state
+        if problem := link.unfit or link.last_failure:
+            state["cloud_problem"] = problem
+    return state

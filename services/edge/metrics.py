@@ -2,12 +2,25 @@
 names a session or a user.
 """
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from services.edge.policy import Mode
+from shared.decoding.sequence import FinishReason
+from shared.web.metrics import ServiceMetrics, expect
 
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.5, 1, 2.5, 5)
+TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
+MODES: tuple[Mode, ...] = get_args(Mode)
+OPERATIONS = ("upload", "complete", "stream", "close")
+CODECS = ("fp32", "fp16", "int8", "ids")
+# Codes of `shared.errors` a request can end with, and its user leaving.
+FAILURES = (
+    "invalid", "overloaded", "out_of_memory", "cloud_lost", "mismatch", "compute", "codec_range",
+    "internal", "cancelled",
+)  # fmt: skip
 REQUEST_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120)
 
 
@@ -23,15 +36,17 @@ class LinkState(Protocol):
         """Estimated delay, where one is known."""
 
 
-class EdgeMetrics:
+class EdgeMetrics(ServiceMetrics):
     """The edge's metric objects on one registry; implements `uplink.Observer`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._tokens_and_requests(registry)
+        super().__init__(registry)
+        self._tokens(registry)
+        self._times(registry)
+        self._requests(registry)
         self._cloud(registry)
-        self._engine(registry)
 
-    def _tokens_and_requests(self, registry: CollectorRegistry) -> None:
+    def _tokens(self, registry: CollectorRegistry) -> None:
         self.tokens = Counter(
             "tandem_tokens",
             "Tokens given to users, by where they came from",
@@ -41,6 +56,20 @@ class EdgeMetrics:
         self.prompt_tokens = Counter(
             "tandem_prompt_tokens", "Prompt tokens taken in", registry=registry
         )
+        self.prompt_length = Histogram(
+            "tandem_request_prompt_tokens",
+            "Prompt tokens of a request",
+            buckets=TOKENS,
+            registry=registry,
+        )
+        self.generation_length = Histogram(
+            "tandem_request_generation_tokens",
+            "Tokens generated for a request",
+            buckets=TOKENS,
+            registry=registry,
+        )
+
+    def _times(self, registry: CollectorRegistry) -> None:
         self.first_token = Histogram(
             "tandem_time_to_first_token_seconds",
             "Time from request to first token",
@@ -62,6 +91,10 @@ class EdgeMetrics:
             buckets=REQUEST_SECONDS,
             registry=registry,
         )
+        for times in (self.first_token, self.inter_token, self.e2e):
+            expect(times, MODES)
+
+    def _requests(self, registry: CollectorRegistry) -> None:
         self.success = Counter(
             "tandem_request_success",
             "Requests finished, by why they ended",
@@ -74,9 +107,13 @@ class EdgeMetrics:
             ["reason"],
             registry=registry,
         )
-        self.running = Gauge(
-            "tandem_num_requests_running", "Requests being served", registry=registry
+        self.degraded = Counter(
+            "tandem_degraded_requests",
+            "Requests that went on without the cloud they should have had",
+            registry=registry,
         )
+        expect(self.success, get_args(FinishReason))
+        expect(self.failures, FAILURES)
 
     def _cloud(self, registry: CollectorRegistry) -> None:
         self.cloud_requests = Counter(
@@ -98,6 +135,9 @@ class EdgeMetrics:
             ["codec"],
             registry=registry,
         )
+        expect(self.cloud_requests, OPERATIONS, ("ok",))
+        expect(self.cloud_duration, OPERATIONS)
+        expect(self.uplink, CODECS)
         self.downlink = Counter(
             "tandem_downlink_bytes",
             "Bytes of message bodies received from the cloud",
@@ -112,35 +152,23 @@ class EdgeMetrics:
             registry=registry,
         )
 
-    def _engine(self, registry: CollectorRegistry) -> None:
-        self.waiting = Gauge(
-            "tandem_num_requests_waiting", "Proposals queued or in a step", registry=registry
-        )
-        self.compute = Counter(
-            "tandem_compute_seconds", "Seconds the engine was computing", registry=registry
-        )
-        self.step_rows = Histogram(
-            "tandem_step_rows",
-            "Rows in an engine step",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
-            registry=registry,
-        )
-        self.build = Info("tandem_build", "Version, model and formats served", registry=registry)
-
     def requested(self, operation: str, outcome: str, seconds: float) -> None:
         """See `uplink.Observer`."""
         self.cloud_requests.labels(operation=operation, outcome=outcome).inc()
         self.cloud_duration.labels(operation=operation).observe(seconds)
 
-    def stepped(self, seconds: float, rows: int, works: int) -> None:
-        """Record one engine step."""
-        del works
-        self.compute.inc(seconds)
-        self.step_rows.observe(rows)
-
-    def watch(self, waiting: Callable[[], int], link: LinkState | None) -> None:
-        """Read these gauges from their sources at scrape time."""
-        self.waiting.set_function(waiting)
+    def show(self, *, exits: Sequence[int], link: LinkState | None) -> None:
+        """Begin the tokens of every source at 0, and read the link's gauges from `link`."""
+        kept = [f"exit:{layer}" for layer in exits]
+        sources: dict[Mode, Sequence[str]] = {
+            "standalone": kept,
+            "collaborative": [*kept, "cloud", "fallback"],
+            "cloud": ["cloud"],
+            "split": ["cloud"],
+        }
+        for mode, those in sources.items():
+            if link is not None or mode == "standalone":
+                expect(self.tokens, those, (mode,))
         if link is not None:
             self.link_up.set_function(lambda: float(link.up))
             self.round_trip.set_function(lambda: link.round_trip_seconds or 0.0)

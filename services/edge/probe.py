@@ -40,15 +40,19 @@ class Probe:
             theirs = await self.client.manifest()
             check_fit(self.manifest, theirs)
         except Mismatch as error:
-            self.link.unfit = error.message
+            self.link.refused(error.message)
         except TandemError as error:
             reason = error.reason if isinstance(error, CloudLost) else error.code
             if self.link.up:
                 self.link.failed(reason)
         else:
-            self.link.unfit = None
-            self.link.cloud_format = str(theirs.get("compute_format"))
+            self.link.welcomed(str(theirs.get("compute_format")), _modes(theirs))
             self.link.succeeded(time.perf_counter() - began)
+
+
+def _modes(theirs: Mapping[str, Any]) -> tuple[str, ...]:
+    modes = theirs.get("modes")
+    return tuple(map(str, modes)) if isinstance(modes, list) else ()
 
 
 def check_fit(ours: Manifest, theirs: Mapping[str, Any]) -> None:

@@ -3,8 +3,9 @@ handed down.
 """
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.edge.policy import Mode
@@ -18,15 +19,18 @@ class Settings(BaseSettings):
 
     # Folder of the edge bundle that `tandem partition` wrote.
     bundle: Path
+    # Name of this edge in `/readyz` and `tandem_build_info`; empty takes the machine's host name.
+    name: str = ""
     # Address to listen on.
     host: str = "127.0.0.1"
     # TCP port to listen on; 0 takes a free one.
     port: int = Field(default=8000, ge=0, le=65535)
     # Base URL of the cloud service; empty for an edge that serves `standalone` only.
     cloud_url: str = "http://127.0.0.1:8001"
-    # "cpu", "cuda" or "cuda:<n>".
+    # Where the model computes: `cpu`, `cuda` or `cuda:<n>`.
     device: str = "cpu"
-    # Threads of the model's linear algebra on the CPU; 0 leaves torch's default.
+    # Threads of the model's linear algebra on the CPU; 0 takes the CPUs this process may really use
+    # (its affinity and its container's quota), less one for the event loop where there are several.
     threads: int = Field(default=0, ge=0)
     # Mode of requests that name none.
     mode: Mode = "collaborative"
@@ -42,19 +46,28 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=1024**2, ge=1024)
     # Largest report taken from the cloud, in bytes.
     max_report_bytes: int = Field(default=4 * 1024**2, ge=1024)
-    # Time to connect to the cloud before it counts as lost.
+    # Seconds to connect to the cloud in before it counts as lost.
     connect_timeout_seconds: float = Field(default=1.0, gt=0)
-    # Silence of the cloud after which it counts as lost.
+    # Seconds of the cloud's silence after which it counts as lost.
     cloud_timeout_seconds: float = Field(default=10.0, gt=0)
-    # How long the link rests after a failure; doubles with each further one.
+    # Seconds the link rests after a failure; doubles with each further one.
     first_pause_seconds: float = Field(default=0.5, gt=0)
-    # The longest the link rests between tries.
+    # The most seconds the link rests between tries.
     longest_pause_seconds: float = Field(default=8.0, gt=0)
-    # Time between looks at whether the cloud is there.
+    # Seconds between looks at whether the cloud is there.
     probe_seconds: float = Field(default=2.0, gt=0)
-    # Silence after which a stream carries a comment, so that proxies keep it open.
+    # Seconds of silence after which a stream carries a comment, so that proxies keep it open.
     heartbeat_seconds: float = Field(default=10.0, gt=0)
-    # Time in-flight requests get after SIGTERM.
+    # Seconds that requests under way get after SIGTERM.
     grace_seconds: int = Field(default=10, ge=0)
-    # Level of the JSON logs on standard error.
-    log_level: str = "INFO"
+    # Lowest level of the JSON logs on standard error: `DEBUG`, `INFO`, `WARNING` or `ERROR`.
+    log_level: str = Field(default="INFO", pattern="(?i)^(debug|info|warning|error)$")
+
+    @field_validator("cloud_url")
+    @classmethod
+    def _whole_url(cls, url: str) -> str:
+        """A base URL the edge can send to, or none at all."""
+        parts = urlsplit(url)
+        if url and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError(f"{url!r} is no URL such as http://cloud:8001")
+        return url

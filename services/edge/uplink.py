@@ -38,7 +38,6 @@ class Spent:
     requests: int = 0
     passes: int = 0
     compute_seconds: float = 0.0
-    wait_seconds: float = 0.0
     network_seconds: float = 0.0
     _passes_before: int = 0
     _compute_before: float = 0.0
@@ -55,7 +54,6 @@ class Spent:
 
     def waited(self, seconds: float, cloud_seconds: float) -> None:
         """Add a wait for the cloud, of which the cloud says `cloud_seconds` were its own."""
-        self.wait_seconds += seconds
         self.network_seconds += max(0.0, seconds - cloud_seconds)
 
 
@@ -232,7 +230,7 @@ class Uplink:
             raise
         except Unfit as error:
             outcome = error.code
-            self.link.unfit = error.message
+            self.link.refused(error.message)
             raise
         except TandemError as error:
             outcome = error.code

@@ -11,9 +11,10 @@ import torch
 
 from shared.errors import BadModel
 from shared.model.checkpoint import StoredTensor, join, read_header
+from shared.model.device import find_device
 from shared.model.families import read_json, read_source
 from shared.model.loading import build, check_shape
-from shared.model.manifest import Manifest
+from shared.model.manifest import FILE, ROLES, Manifest
 from shared.model.model import SpanModel
 from shared.model.network import LAYERS, Network, Parts
 from shared.model.quantized import DTYPE, MAP_FILE, Map, is_quantized, load_layer, stored_shapes
@@ -31,10 +32,14 @@ def load_bundle(
         dtype: what to compute in; None means what the manifest's format says.
 
     Raises:
-        BadModel: a tensor is missing, unknown or of another shape, a file is truncated, or the
-            manifest is missing, of an unknown format, or contradicts the configuration.
+        BadModel: there is no bundle in the folder, a tensor is missing, unknown or of another
+            shape, a file is truncated, or the manifest is of an unknown format or contradicts the
+            configuration.
+        Invalid: this machine has no such device.
         ValueError: quantized weights compute in bfloat16 only.
     """
+    place = find_device(device)
+    _require_bundle(folder)
     manifest = Manifest.read(folder)
     source = read_source(folder)
     if (source.architecture, ModelShape.of(source.config)) != (
@@ -51,7 +56,6 @@ def load_bundle(
         raise ValueError(f"{manifest.compute_format} weights compute in bfloat16 only")
     quanto_map: Map = read_json(folder / MAP_FILE) if quantized else {}
     _account(folder, network, stored, quanto_map)
-    place = torch.device(device)
     if quantized:
         _load_quantized_layers(network, parts.span, stored, quanto_map, place)
     _load_rest(network, stored, dtype or native, place, skip_layers=quantized)
@@ -65,6 +69,23 @@ def load_bundle(
         exits=manifest.exit_infos(),
         manifest=manifest,
     )
+
+
+def _require_bundle(folder: Path) -> None:
+    """Refuse what is often given for a bundle, saying what it is."""
+    if not folder.is_dir():
+        raise BadModel(f"there is no folder {folder}: `tandem partition` writes bundles")
+    if (folder / FILE).exists():
+        return
+    if (folder / "config.json").exists():
+        raise BadModel(
+            f"{folder} is a checkpoint or an unfinished bundle, as it has no {FILE}: "
+            "cut one with `tandem partition`"
+        )
+    sides = [side for side in ROLES if (folder / side / FILE).exists()]
+    if sides:
+        raise BadModel(f"{folder} holds bundles in folders of their own: {' and '.join(sides)}")
+    raise BadModel(f"{folder} holds no bundle: there is no {FILE}")
 
 
 def _parts(manifest: Manifest) -> Parts:

@@ -12,6 +12,7 @@ import torch
 
 from shared.errors import BadModel
 from shared.model.checkpoint import StoredTensor, read_checkpoint
+from shared.model.device import find_device
 from shared.model.exits import TrainedExits, read_exits, translators
 from shared.model.families import Source, read_source
 from shared.model.model import SpanModel
@@ -82,6 +83,7 @@ def load_span(
 
     Raises:
         BadModel: the checkpoint is broken or not supported, naming what is wrong.
+        Invalid: this machine has no such device.
         ValueError: the span has another depth or does not reach what is asked for.
     """
     opened = open_checkpoint(checkpoint)
@@ -90,7 +92,7 @@ def load_span(
     parts = Parts(span, embedding, head, tuple(exits))
     sources = opened.sources(parts.exits)
     network = build(opened.source, parts, sources)
-    place = torch.device(device)
+    place = find_device(device)
     for name, shape in network.expected().items():
         if name not in sources:
             raise BadModel(f"there is no tensor {name}")

@@ -1,10 +1,12 @@
 """Decoder layers with int8 or int4 weights, through optimum-quanto: made, named, and loaded.
 
 Only the linear layers are quantized; activations, norms, embedding and heads stay bfloat16. Knows
-one layer at a time, so a model never has to fit in memory twice.
+one layer at a time, so a model never has to fit in memory twice. Nothing is compiled: a read-only
+machine without a compiler serves every format.
 """
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from optimum.quanto import (
     quantize,
     requantize,
 )
+from optimum.quanto.library.extensions import get_extension, is_extension_available
 from torch import Tensor, nn
 
 from shared.errors import BadModel
@@ -29,6 +32,21 @@ _KINDS: Mapping[str, Any] = {"int8": qint8, "int4": qint4}
 _INPUT_MULTIPLE = 16
 
 Map = Mapping[str, Mapping[str, str]]
+
+
+def unpack(packed: Tensor, bits: int) -> Tensor:
+    """Take the two nibbles of each byte apart: all the low ones, then all the high ones."""
+    if bits != 4:
+        raise ValueError(f"{bits} bits a value are not in use here")
+    return torch.cat((packed & 0x0F, packed >> 4))
+
+
+# quanto has a library of its own for this, which it compiles into its folder when int4 weights are
+# first used; that needs a compiler and a writable installation, and one that was killed leaves a
+# lock others wait on for ever. bfloat16 weights need nothing else of it (0.2.7).
+for _compiled in ("quanto_cpp", "quanto_cuda", "quanto_hip"):
+    if is_extension_available(_compiled):
+        get_extension(_compiled)._lib = SimpleNamespace(unpack=unpack)
 
 
 def is_quantized(compute_format: str) -> bool:

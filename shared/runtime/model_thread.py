@@ -31,7 +31,7 @@ class _Entry(Generic[W, R]):
     cancelled: bool = False
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
-    steps: int = 0
+    started: bool = False
 
 
 @dataclass(slots=True)
@@ -43,6 +43,7 @@ class ModelThread(Generic[W, R]):
         name: of the thread, for stack dumps.
         max_rows: row budget of one step; a single work is never starved by it.
         max_waiting: works queued or running beyond which `run` raises `Overloaded`.
+        on_start: called on the thread when a work begins, with the seconds it waited.
         on_step: called on the thread after every step with (seconds, rows, works); must be quick
             and thread-safe.
     """
@@ -52,6 +53,7 @@ class ModelThread(Generic[W, R]):
     max_rows: int
     max_waiting: int
     on_step: Callable[[float, int, int], None] | None = None
+    on_start: Callable[[float], object] | None = None
     _entries: "deque[_Entry[W, R]]" = field(default_factory=deque)
     _errands: "list[Callable[[], None]]" = field(default_factory=list)
     _wake: threading.Condition = field(default_factory=threading.Condition)
@@ -116,14 +118,20 @@ class ModelThread(Generic[W, R]):
             while (batch := self._next_batch()) is not None:
                 began = time.perf_counter()
                 for entry, _ in batch:
-                    if entry.steps == 0:
-                        entry.queue_seconds = began - entry.submitted
+                    if not entry.started:
+                        self._start(entry, began)
                 outcomes = self._step(batch)
                 self._charge(batch, time.perf_counter() - began)
                 self._settle(batch, outcomes)
         finally:
             # Also when a mistake of ours ends the thread: nobody may wait for it for ever.
             self._refuse_rest()
+
+    def _start(self, entry: _Entry[W, R], now: float) -> None:
+        entry.started = True
+        entry.queue_seconds = now - entry.submitted
+        if self.on_start is not None:
+            self.on_start(entry.queue_seconds)
 
     def _next_batch(self) -> "list[tuple[_Entry[W, R], int]] | None":
         with self._wake:
@@ -159,7 +167,6 @@ class ModelThread(Generic[W, R]):
     def _charge(self, batch: "list[tuple[_Entry[W, R], int]]", seconds: float) -> None:
         charged = sum(entry.work.charge for entry, _ in batch)
         for entry, _ in batch:
-            entry.steps += 1
             if charged:
                 entry.compute_seconds += seconds * entry.work.charge / charged
         if self.on_step is not None:
@@ -211,6 +218,4 @@ def _resolve(finished: "list[tuple[_Entry[W, R], R | Failed]]") -> None:
         if isinstance(outcome, Failed):
             entry.done.set_exception(outcome.error)
         else:
-            entry.done.set_result(
-                Completed(outcome, entry.compute_seconds, entry.queue_seconds, entry.steps)
-            )
+            entry.done.set_result(Completed(outcome, entry.compute_seconds, entry.queue_seconds))

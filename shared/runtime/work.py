@@ -60,4 +60,3 @@ class Completed(Generic[R]):
     value: R
     compute_seconds: float
     queue_seconds: float
-    steps: int

@@ -70,12 +70,27 @@ def _on_validation_error(request: Request, error: Exception) -> Response:
     if first["type"] == "json_invalid":
         return _no_json()
     path = [part for part in first["loc"] if part != "body"]
+    if not path and not _is_json(sent := request.headers.get("content-type", "")):
+        return _other_type(sent)
     field = ".".join(map(str, path)) or "body"
     unknown = first["type"] == "extra_forbidden"
     message = f"{field}: {'unknown field' if unknown else first['msg']}"
     if (hint := _allowed(request, path, unknown=unknown)) is not None:
         message = f"{message}; allowed: {hint}"
     return JSONResponse({"error": message, "error_type": "validation", "field": field}, 422)
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (
+        kind.startswith("application/") and kind.endswith("+json")
+    )
+
+
+def _other_type(sent: str) -> Response:
+    """A body that was not looked into: what `curl -d` sends is announced as a form."""
+    message = f"the body is announced as {sent or 'nothing'}: send `Content-Type: application/json`"
+    return JSONResponse({"error": message, "error_type": "media_type", "field": "body"}, 415)
 
 
 def _allowed(request: Request, path: list[object], *, unknown: bool) -> str | None:

@@ -144,6 +144,15 @@ def test_a_body_of_another_type_is_refused(edge: httpx.Client, content_type: str
     refused(edge.post("/generate", content=b'{"inputs": "Once"}', headers=headers))
 
 
+def test_what_curl_sends_without_a_type_is_refused_with_the_type_to_send(
+    edge: httpx.Client,
+) -> None:
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    response = edge.post("/generate", content=b'{"inputs": "Once"}', headers=headers)
+    assert response.status_code == 415
+    assert "send `Content-Type: application/json`" in refused(response)["error"]
+
+
 def test_other_paths_and_methods_are_refused(edge: httpx.Client) -> None:
     assert refused(edge.get("/generate"))
     assert refused(edge.post("/nowhere"))

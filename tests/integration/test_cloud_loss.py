@@ -142,7 +142,9 @@ async def _require_trouble_met(edge: httpx.AsyncClient) -> None:
 async def test_refused_connections() -> None:
     async with edge_client(f"http://127.0.0.1:{free_port()}", **QUICK) as edge:
         await _require_trouble_met(edge)
-        assert (await edge.get("/readyz")).json()["cloud_problem"] == "refused"
+        told = (await edge.get("/readyz")).json()
+        assert (told["cloud"], told["cloud_problem"]) == ("lost", "refused")
+        assert told["modes"] == ["standalone", "collaborative"]
         metrics = (await edge.get("/metrics")).text
         assert 'tandem_request_failures_total{reason="cloud_lost"}' in metrics
         assert "tandem_link_up 0.0" in metrics

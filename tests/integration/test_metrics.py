@@ -24,6 +24,11 @@ BOTH = {
     "tandem_num_requests_running": set(),
     "tandem_num_requests_waiting": set(),
     "tandem_compute_seconds_total": set(),
+    "tandem_request_queue_time_seconds_count": set(),
+    "tandem_step_rows_count": set(),
+    "tandem_kv_cache_bytes": set(),
+    "tandem_kv_cache_usage_ratio": set(),
+    "tandem_admission_rejections_total": {"reason"},
 }
 EDGE = BOTH | {
     "tandem_time_to_first_token_seconds_count": {"mode"},
@@ -31,9 +36,20 @@ EDGE = BOTH | {
     "tandem_e2e_request_latency_seconds_count": {"mode"},
     "tandem_request_success_total": {"finished_reason"},
     "tandem_request_failures_total": {"reason"},
+    "tandem_request_prompt_tokens_count": set(),
+    "tandem_request_generation_tokens_count": set(),
+    "tandem_degraded_requests_total": set(),
     "tandem_link_up": set(),
 }
-CLOUD = BOTH | {"tandem_contexts": set(), "tandem_context_bytes": set()}
+CLOUD = BOTH | {
+    "tandem_contexts": set(),
+    "tandem_context_bytes": set(),
+    "tandem_context_budget_bytes": set(),
+    "tandem_contexts_created_total": set(),
+    "tandem_contexts_ended_total": {"reason"},
+    "tandem_kv_evictions_total": set(),
+    "tandem_rewinds_total": set(),
+}
 NAMES_OF_SOMEBODY = ("session", "user", "request_id", "prompt")
 
 Seen = dict[str, list[Sample]]
@@ -114,3 +130,28 @@ async def test_promised_metrics_are_exposed_and_add_up(services: Services) -> No
     codecs = grown("edge", "tandem_uplink_bytes_total", "codec")
     assert codecs.total() == up
     assert {"fp16", "int8"} <= {*codecs}
+
+
+async def test_what_requests_and_sessions_came_to_is_counted_once(services: Services) -> None:
+    before = {s.role: samples(s.metrics()) for s in (services.edge, services.cloud)}
+    async with httpx.AsyncClient(base_url=services.edge.url, timeout=PATIENCE) as edge:
+        answers = [await ask(edge, "Once upon", mode=mode, max_new_tokens=8) for mode in MODES]
+    after = {s.role: samples(s.metrics()) for s in (services.edge, services.cloud)}
+    details = [answer["details"] for answer in answers]
+
+    def total(role: str, name: str) -> float:
+        (now,), (then,) = after[role][name], before[role][name]
+        return now.value - then.value
+
+    spent = sum(each["generated_tokens"] for each in details)
+    assert total("edge", "tandem_request_prompt_tokens_count") == len(answers)
+    assert total("edge", "tandem_request_generation_tokens_sum") == spent
+    assert total("edge", "tandem_degraded_requests_total") == 0
+    # Every session but the standalone one was opened once, and closed once or is about to be.
+    opened = total("cloud", "tandem_contexts_created_total")
+    assert opened == sum(each["mode"] != "standalone" for each in details)
+    ends = [by(each["cloud"], "tandem_contexts_ended_total", "reason") for each in (after, before)]
+    assert (ends[0] - ends[1])["closed"] <= opened
+    for role in ("edge", "cloud"):
+        assert total(role, "tandem_request_queue_time_seconds_count") > len(answers)
+        assert 0 <= after[role]["tandem_kv_cache_usage_ratio"][0].value < 1

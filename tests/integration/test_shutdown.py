@@ -1,15 +1,17 @@
 """SIGTERM: what is under way ends within the grace time, and both processes leave with code 0."""
 
 import asyncio
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import aclosing
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.support.apps import PATIENCE
-from tests.support.services import Services, new_services
+from tests.support.services import Service, Services, new_services
 from tests.support.sse import streamed
 
 GRACE_SECONDS = 2
@@ -49,3 +51,20 @@ async def test_sigterm_ends_both_with_code_0_within_the_grace_time(pair: Service
     assert time.monotonic() - began < 8
     for service in (pair.edge, pair.cloud):
         assert "Finished server process" in service.tail()
+
+
+@pytest.mark.parametrize("role", ["edge", "cloud"])
+@pytest.mark.parametrize("seconds", [0.0, 1.2])
+def test_told_to_stop_while_it_starts_a_service_leaves_with_code_0(
+    role: str, seconds: float, tmp_path: Path
+) -> None:
+    service = Service(role, tmp_path / "log", {})
+    try:
+        service.start()
+        while not service.hears(signal.SIGTERM):
+            time.sleep(0.01)
+        time.sleep(seconds)
+        assert service.stop() == 0, service.tail()
+        assert "Traceback" not in service.tail()
+    finally:
+        service.abandon()

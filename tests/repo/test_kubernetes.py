@@ -8,6 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from monitoring import rules
 from tests.repo.tree import ROOT
 from tests.support.kubernetes import (
     COMPONENTS,
@@ -239,17 +240,12 @@ def test_a_fleet_is_as_many_edges_as_one_number_says() -> None:
     assert {"--edge=http://edges:8000", "--discover"} <= set(arguments)
 
 
-@pytest.mark.parametrize("where", ["fleet", "prometheus-operator"])
-def test_kubernetes_has_the_rules_compose_has(where: str) -> None:
-    files = sorted((ROOT / "monitoring" / "prometheus" / "rules").glob("*.yml"))
-    own = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
-    if where == "fleet":
-        held = named(rendered("fleet"), "ConfigMap", "prometheus-rules")["data"]
-        found = [group for file in sorted(held) for group in yaml.safe_load(held[file])["groups"]]
-    else:
-        (rule,) = of_kind(rendered("local", "prometheus-operator"), "PrometheusRule")
-        found = rule["spec"]["groups"]
-    assert found == own
+def test_kubernetes_has_the_rules_compose_has() -> None:
+    held = named(rendered("fleet"), "ConfigMap", "prometheus-rules")["data"]
+    found = [group for file in sorted(held) for group in yaml.safe_load(held[file])["groups"]]
+    (rule,) = of_kind(rendered("local", "prometheus-operator"), "PrometheusRule")
+    assert found == rule["spec"]["groups"] == rules.groups()
+    assert rules.FILE.read_text() == rules.written(), "run `python -m monitoring.rules`"
 
 
 def test_another_model_comes_by_a_volume_and_one_setting() -> None:

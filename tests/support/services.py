@@ -92,6 +92,13 @@ class Service:
         if self._process is not None and self._process.poll() is None:
             self.kill()
 
+    def hears(self, number: signal.Signals) -> bool:
+        """Whether it has an answer of its own to a signal (Linux)."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        return bool(caught >> (number - 1) & 1)
+
     def tail(self) -> str:
         """The end of its log."""
         return self.log.read_text(errors="replace")[-6000:] if self.log.exists() else ""

@@ -2,8 +2,8 @@
 stores.
 """
 
-from services.cloud.contexts.base import ContextStore
+from services.cloud.contexts.base import Change, ContextStore
 from services.cloud.contexts.context import Context, Standing
 from services.cloud.contexts.memory import MemoryContexts
 
-__all__ = ["Context", "ContextStore", "MemoryContexts", "Standing"]
+__all__ = ["Change", "Context", "ContextStore", "MemoryContexts", "Standing"]

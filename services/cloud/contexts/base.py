@@ -5,10 +5,13 @@ computes and never speaks HTTP.
 """
 
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Literal, Protocol
 
 from services.cloud.contexts.context import Context
 from shared.protocol.messages import Opening
+
+# What befalls a context, for metrics: the last four ways it leaves, or loses its KV only.
+Change = Literal["opened", "closed", "expired", "evicted", "kv_evicted"]
 
 
 class ContextStore(Protocol):

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from services.cloud.contexts.base import Change
 from services.cloud.contexts.context import Context
 from shared.errors import OutOfMemory, Overloaded
 from shared.model import KVCache
@@ -25,6 +26,7 @@ class MemoryContexts:
         max_contexts: sessions held at once.
         ttl_seconds: idle time after which a context is forgotten.
         release: gives a KV cache back; called with caches no step may use any more.
+        on_change: told what befalls a context.
         clock: seconds, monotonic.
     """
 
@@ -36,6 +38,7 @@ class MemoryContexts:
         max_contexts: int,
         ttl_seconds: float,
         release: Callable[[KVCache], None],
+        on_change: Callable[[Change], None] = lambda change: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hidden = hidden
@@ -43,6 +46,7 @@ class MemoryContexts:
         self._max = max_contexts
         self._ttl = ttl_seconds
         self._release = release
+        self._on_change = on_change
         self._clock = clock
         self._contexts: OrderedDict[str, Context] = OrderedDict()
         # Kept as contexts change: adding them all up for every block would not scale.
@@ -62,7 +66,8 @@ class MemoryContexts:
             context.users -= 1
             context.last_used = self._clock()
             if not context.users and not context.tokens:
-                self._forget(context)  # its first block was refused or never came
+                # Its first block was refused or never came.
+                self._forget(context, "closed")
             elif self._contexts.get(session) is context:
                 self._contexts.move_to_end(session)
                 self._count(context)
@@ -75,7 +80,7 @@ class MemoryContexts:
         """
         self._count(context)
         over = self._held + extra - self._budget
-        for drop in (self._drop_cache, self._forget):
+        for drop in (self._evict_cache, self._evict):
             idle = [c for c in self._contexts.values() if c is not context and not c.users]
             while over > 0 and idle:
                 over -= drop(idle.pop(0))
@@ -89,16 +94,19 @@ class MemoryContexts:
         leaves.
         """
         context = self._remove(session)
-        if context is not None and context.users == 0:
+        if context is None:
+            return False
+        self._on_change("closed")
+        if context.users == 0:
             self._drop_cache(context)
-        return context is not None
+        return True
 
     def sweep(self) -> int:
         """See `ContextStore.sweep`."""
         deadline = self._clock() - self._ttl
         expired = [c for c in self._contexts.values() if not c.users and c.last_used < deadline]
         for context in expired:
-            self._forget(context)
+            self._forget(context, "expired")
         return len(expired)
 
     def __len__(self) -> int:
@@ -119,6 +127,7 @@ class MemoryContexts:
         self._make_place()
         context = Context(session, opening, hidden=self._hidden)
         self._contexts[session] = context
+        self._on_change("opened")
         return context
 
     def _make_place(self) -> None:
@@ -127,12 +136,22 @@ class MemoryContexts:
         idle = next((c for c in self._contexts.values() if not c.users), None)
         if idle is None:
             raise Overloaded(f"all {self._max} contexts are in use")
-        self._forget(idle)
+        self._evict(idle)
 
-    def _forget(self, context: Context) -> int:
+    def _evict(self, context: Context) -> int:
+        return self._forget(context, "evicted")
+
+    def _evict_cache(self, context: Context) -> int:
+        freed = self._drop_cache(context)
+        if freed:
+            self._on_change("kv_evicted")
+        return freed
+
+    def _forget(self, context: Context, why: Change) -> int:
         freed = context.nbytes
         if self._contexts.get(context.session) is context:
             self._remove(context.session)
+            self._on_change(why)
         self._drop_cache(context)
         return freed
 

@@ -1,5 +1,6 @@
 """Child processes: ready or dead is noticed, and stopping stops them."""
 
+import socket
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.errors import CommandError
-from cli.processes import HOST, Service, free_ports, stop, wait_ready
+from cli.processes import HOST, Service, free_ports, require_free, stop, wait_ready
 
 Start = Callable[[str], Service]
 
@@ -21,6 +22,15 @@ class Ready(http.server.BaseHTTPRequestHandler):
         ready = self.path == "/readyz" and time.monotonic() - self.began > 0.3
         self.send_response(200 if ready else 503); self.end_headers()
 http.server.HTTPServer(("127.0.0.1", {port}), Ready).serve_forever()
+"""
+
+TELLS = """
+import http.server, json
+class Told(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+        self.wfile.write(json.dumps({told}).encode())
+http.server.HTTPServer(("127.0.0.1", {port}), Told).serve_forever()
 """
 
 
@@ -71,3 +81,34 @@ def test_stopping_leaves_no_process_behind(start: Start) -> None:
 
 def test_ports_handed_out_together_differ() -> None:
     assert len(set(free_ports(5))) == 5
+
+
+def test_an_edge_is_waited_for_until_it_has_found_its_cloud(start: Start) -> None:
+    found, alone = free_ports(2)
+    service = start(TELLS.format(port=found, told={"cloud": "reachable"}))
+    wait_ready(service, f"http://{HOST}:{found}", seconds=20, cloud="reachable")
+    service = start(TELLS.format(port=alone, told={"cloud": "lost"}))
+    wait_ready(service, f"http://{HOST}:{alone}", seconds=20)
+    with pytest.raises(CommandError, match="not ready in 0 s"):
+        wait_ready(service, f"http://{HOST}:{alone}", seconds=0.3, cloud="reachable")
+
+
+def test_a_cloud_that_does_not_fit_the_edge_is_not_waited_for(start: Start) -> None:
+    (port,) = free_ports(1)
+    service = start(TELLS.format(port=port, told={"cloud": "unfit", "cloud_problem": "depth"}))
+    with pytest.raises(CommandError, match=r"^depth$"):
+        wait_ready(service, f"http://{HOST}:{port}", seconds=20, cloud="reachable")
+
+
+def test_a_taken_port_is_named_with_the_option_that_chooses_another() -> None:
+    (other,) = free_ports(1)
+    with socket.create_server((HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(CommandError, match=rf"port {port} of .* is taken: .* --cloud-port"):
+            require_free(HOST, {"--edge-port": other, "--cloud-port": port})
+    require_free(HOST, {"--edge-port": other, "--cloud-port": port})
+
+
+def test_two_services_do_not_get_one_port() -> None:
+    with pytest.raises(CommandError, match="--edge-port and --cloud-port are the same"):
+        require_free(HOST, {"--edge-port": 1, "--cloud-port": 1})

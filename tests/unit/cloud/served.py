@@ -108,7 +108,7 @@ class Served:
             (sample.labels["operation"], sample.labels["outcome"]): sample.value
             for metric in self.metrics.requests.collect()
             for sample in metric.samples
-            if sample.name.endswith("_total")
+            if sample.name.endswith("_total") and sample.value
         }
 
     async def settled(self) -> None:

@@ -32,6 +32,7 @@ class Shelf:
     now: float = 0.0
     released: list[int] = field(default_factory=list)
     made: list[Cache] = field(default_factory=list)
+    changes: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.store = MemoryContexts(
@@ -40,6 +41,7 @@ class Shelf:
             max_contexts=self.max_contexts,
             ttl_seconds=60,
             release=lambda cache: self.released.append(id(cache)),
+            on_change=lambda change: self.changes.update([change]),
             clock=lambda: self.now,
         )
 
@@ -241,3 +243,19 @@ def test_every_cache_is_given_back_exactly_once_whatever_happens(
         shelf.store.close(session)
     assert (len(shelf.store), shelf.store.nbytes) == (0, 0)
     assert Counter(shelf.released) == Counter(id(cache) for cache in shelf.made)
+
+
+def test_what_befalls_contexts_is_told_once_each() -> None:
+    shelf = Shelf(budget_bytes=3 * (LOG_BYTES + KV_BYTES), max_contexts=3)
+    shelf.fill("a", "b", "c")
+    assert shelf.store.close("a")
+    assert not shelf.store.close("a")
+    (context,) = shelf.fill("d")
+    # Room for all that is held: first the idle ones' KV goes, then they themselves.
+    with shelf.store.using("d", None):
+        shelf.store.make_room(context, 2 * KV_BYTES)
+    assert shelf.changes == {"opened": 4, "closed": 1, "kv_evicted": 2}
+    shelf.fill("e")
+    shelf.now = 100.0
+    shelf.store.sweep()
+    assert shelf.changes == {"opened": 5, "closed": 1, "kv_evicted": 2, "evicted": 1, "expired": 3}

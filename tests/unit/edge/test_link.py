@@ -1,5 +1,6 @@
 """The path to the cloud under a clock that only moves when told to."""
 
+import logging
 from dataclasses import dataclass, field
 
 import pytest
@@ -78,10 +79,62 @@ def test_one_success_forgets_every_failure() -> None:
 
 def test_a_cloud_that_does_not_fit_is_not_tried_whatever_the_clock_says() -> None:
     timed = Timed()
-    timed.link.unfit = "another model"
+    timed.link.refused("another model")
     timed.clock.now += 1e6
     assert not timed.link.usable
     assert not timed.link.up
+
+
+def test_the_state_is_the_last_thing_known_of_the_cloud() -> None:
+    link = Timed().link
+    seen = [link.state]
+    link.failed("refused")
+    seen.append(link.state)
+    link.welcomed("fp32", ["collaborative"])
+    link.succeeded()
+    seen.append(link.state)
+    link.failed("timeout")
+    link.refused("another model")
+    seen.append(link.state)
+    link.welcomed("bf16", ["collaborative", "cloud"])
+    seen.append(link.state)
+    link.succeeded()
+    seen.append(link.state)
+    assert seen == ["unknown", "lost", "reachable", "unfit", "lost", "reachable"]
+    assert (link.cloud_format, link.cloud_modes) == ("bf16", ("collaborative", "cloud"))
+
+
+def test_each_change_is_logged_once_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    timed = Timed()
+    for _ in range(3):
+        timed.link.failed("refused")
+        timed.clock.now += 10
+    for _ in range(3):
+        timed.link.welcomed("fp32", ["collaborative"])
+        timed.link.succeeded()
+    for reason in ("another depth", "another depth", "another model"):
+        timed.link.refused(reason)
+        timed.link.failed("timeout")
+    logged = [
+        (r.levelname, r.getMessage(), vars(r).get("reason"), vars(r).get("lost_seconds"))
+        for r in caplog.records
+    ]
+    assert logged == [
+        ("WARNING", "the cloud is lost", "refused", None),
+        ("INFO", "the cloud is back", None, 30.0),
+        ("ERROR", "the cloud does not fit this edge", "another depth", None),
+        ("ERROR", "the cloud does not fit this edge", "another model", None),
+    ]
+
+
+def test_a_cloud_met_at_once_is_reachable_not_back(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    link = Timed().link
+    for _ in range(3):
+        link.welcomed("fp32", ["collaborative"])
+        link.succeeded(0.1)
+    assert [record.getMessage() for record in caplog.records] == ["the cloud is reachable"]
 
 
 @given(trips=st.lists(st.floats(0.001, 10), min_size=1, max_size=30))

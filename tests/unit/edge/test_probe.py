@@ -20,6 +20,7 @@ FITTING: dict[str, Any] = {
     "depth": 12,
     "span": [0, 12],
     "compute_format": "fp32",
+    "modes": ["collaborative", "split"],
 }
 
 
@@ -87,10 +88,18 @@ def test_every_difference_is_named_at_once() -> None:
 async def test_a_fitting_cloud_brings_a_lost_link_back_with_its_format() -> None:
     link = Link(5, 60)
     link.failed("timeout")
-    link.unfit = "another model"
+    link.refused("another model")
     await look(link, says())
     assert (link.up, link.usable, link.cloud_format) == (True, True, "fp32")
+    assert link.cloud_modes == ("collaborative", "split")
     assert link.round_trip_seconds is not None
+
+
+@pytest.mark.parametrize("modes", [None, "cloud", {"cloud": 1}])
+async def test_modes_that_are_no_list_are_none(modes: object) -> None:
+    link = Link(5, 60)
+    await look(link, says(modes=modes))
+    assert (link.state, link.cloud_modes) == ("reachable", ())
 
 
 async def test_an_exchanged_cloud_that_does_not_fit_takes_the_link_down() -> None:

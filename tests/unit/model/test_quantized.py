@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from optimum.quanto.tensor.packed import PackedTensor
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from shared.errors import BadModel
 from shared.model import SpanModel, load_bundle, write_bundles
 from shared.model.checkpoint import read_header
-from shared.model.quantized import quantize_layer
+from shared.model.quantized import quantize_layer, unpack
 from tests.support.tiny_models import NAMES, checkpoint, feed, prompt, whole
 
 SPLIT, EDGE_DEPTH = 2, 4
@@ -136,3 +137,23 @@ def test_a_quantization_map_that_does_not_fit_is_refused(
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(BadModel, match="quantization map does not fit"):
         load_bundle(folder)
+
+
+def test_nothing_is_compiled_to_load_and_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """quanto would: into its own folder, with whatever compiler it finds."""
+
+    def compile_it(**_: object) -> None:
+        raise OSError("no compiler, and the file system is read-only")
+
+    monkeypatch.setattr("optimum.quanto.library.extensions.extension.load", compile_it)
+    for kind in ("int8", "int4"):
+        assert states(load_bundle(cut("llama", tmp_path / kind, kind))).isfinite().all()
+
+
+def test_nibbles_are_taken_apart_as_quanto_does() -> None:
+    every = torch.arange(256, dtype=torch.uint8).reshape(32, 8)
+    low, high = unpack(every, 4).chunk(2)
+    assert torch.equal(low + 16 * high, every)
+    assert torch.equal(PackedTensor.pack(unpack(every, 4), 4)._data, every)

@@ -275,7 +275,6 @@ async def test_shares_of_a_steps_time_add_up_to_it() -> None:
     assert sum(r.compute_seconds for r in results) == pytest.approx(sum(seconds))
     by_name = {r.value: r for r in results}
     assert by_name["b"].compute_seconds > by_name["a"].compute_seconds
-    assert by_name["long"].steps == len(gate.steps) - 1
     assert all(r.queue_seconds >= 0 for r in results)
 
 

@@ -38,6 +38,7 @@ def test_settings_are_read_from_the_environment_and_fixed(
 ) -> None:
     monkeypatch.setenv(f"{prefix}BUNDLE", "/bundle")
     monkeypatch.setenv(f"{prefix}PORT", "9000")
+    monkeypatch.setenv(f"{prefix}LOG_LEVEL", "warning")
     read = settings()
     assert (str(read.bundle), read.port) == ("/bundle", 9000)
     with pytest.raises(ValidationError, match="frozen"):
@@ -47,7 +48,13 @@ def test_settings_are_read_from_the_environment_and_fixed(
 @pytest.mark.parametrize(("prefix", "settings"), SERVICES)
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "70000"), ("MAX_STEP_ROWS", "0"), ("MAX_BODY_BYTES", "many"), ("THREADS", "-1")],
+    [
+        ("PORT", "70000"),
+        ("MAX_STEP_ROWS", "0"),
+        ("MAX_BODY_BYTES", "many"),
+        ("THREADS", "-1"),
+        ("LOG_LEVEL", "loud"),
+    ],
 )
 def test_a_setting_out_of_range_is_refused(
     prefix: str, settings: Kind, name: str, value: str, monkeypatch: pytest.MonkeyPatch
@@ -74,3 +81,47 @@ def test_what_is_missing_or_wrong_is_named_in_a_line(monkeypatch: pytest.MonkeyP
 def test_an_error_of_ours_before_serving_is_one_line() -> None:
     with pytest.raises(SystemExit, match=r"^cannot start: no such bundle$"), environment.starting():
         raise BadModel("no such bundle")
+
+
+@pytest.mark.parametrize(
+    "linked",
+    [
+        {"PORT": "tcp://10.0.0.1:8000"},
+        {"SERVICE_HOST": "10.0.0.1"},
+        {"SERVICE_PORT": "8000", "SERVICE_PORT_HTTP": "8000"},
+        {"CLOUD_PORT": "tcp://10.0.0.1:8000", "CLOUD_SERVICE_HOST": "10.0.0.1"},
+        {"PORT_8000_TCP": "tcp://10.0.0.1:8000", "PORT_8000_TCP_PROTO": "tcp"},
+    ],
+)
+@pytest.mark.parametrize(("prefix", "settings"), SERVICES)
+def test_variables_of_kubernetes_service_links_are_told_from_mistakes(
+    prefix: str, settings: Kind, linked: dict[str, str]
+) -> None:
+    environ = {f"{prefix}{name}": value for name, value in linked.items()}
+    with pytest.raises(SystemExit) as ended:
+        refuse_unknown(settings, {f"{prefix}BUNDLE": "/bundle", **environ})
+    message = str(ended.value)
+    assert message.startswith(", ".join(sorted(environ)))
+    assert "Kubernetes" in message
+    assert "`enableServiceLinks: false`" in message
+
+
+@pytest.mark.parametrize(
+    "url", ["cloud:8001", "cloud", "//cloud:8001", "http://", "http://:8001", "ftp://cloud"]
+)
+def test_a_cloud_that_is_no_url_is_said_so_in_a_line(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TANDEM_EDGE_BUNDLE", "/bundle")
+    monkeypatch.setenv("TANDEM_EDGE_CLOUD_URL", url)
+    with pytest.raises(SystemExit) as ended:
+        environment.read(EdgeSettings)
+    told = f"wrong settings: TANDEM_EDGE_CLOUD_URL: {url!r} is no URL such as http://cloud:8001"
+    assert str(ended.value) == told
+
+
+@pytest.mark.parametrize("url", ["", "http://cloud:8001", "https://[::1]/below"])
+def test_no_cloud_and_whole_urls_are_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_EDGE_BUNDLE", "/bundle")
+    monkeypatch.setenv("TANDEM_EDGE_CLOUD_URL", url)
+    assert environment.read(EdgeSettings).cloud_url == url

@@ -65,6 +65,26 @@ async def post(content: bytes, raised: Exception | None = None, **headers: str) 
 
 
 GOOD = b'{"text": "a"}'
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "application/vnd.tandem+json"])
+async def test_every_kind_of_json_is_looked_into(kind: str) -> None:
+    assert (await post(GOOD, None, **{"content-type": kind})).status_code == 200
+    assert (await post(b"[]", None, **{"content-type": kind})).status_code == 422
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+async def test_a_body_announced_as_something_else_is_told_what_to_send(kind: str) -> None:
+    answer = await post(GOOD, None, **{"content-type": kind})
+    assert answer.status_code == 415
+    assert answer.json() == {
+        "error": f"the body is announced as {kind or 'nothing'}: "
+        "send `Content-Type: application/json`",
+        "error_type": "media_type",
+        "field": "body",
+    }
+
+
 RAISED = [
     (Invalid("no", field="mode"), 422, "invalid"),
     (Malformed("no", code="checksum"), 400, "checksum"),

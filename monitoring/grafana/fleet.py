@@ -1,0 +1,136 @@
+"""The dashboard of the edges, one series each: which differs, and whether it or its link is why."""
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from monitoring.grafana.panels import PanelBuilder, Query, board, lines
+
+EDGE = 'job="edge",edge=~"$edge"'
+RATE = "[$__rate_interval]"
+
+
+def fleet() -> Dashboard:
+    """The Edge fleet dashboard."""
+    return board(
+        "Tandem / Edge fleet",
+        "tandem-fleet",
+        "Every edge by itself.",
+        (
+            ("Tokens", _tokens()),
+            ("The way to the cloud", _link()),
+            ("The edges themselves", _engines()),
+        ),
+        variables=[("edge", 'up{job="edge"}')],
+    )
+
+
+def _p95(metric: str) -> Query:
+    rate = f"rate({metric}_bucket{{{EDGE}}}{RATE})"
+    return Query(f"histogram_quantile(0.95, sum by (edge, le) ({rate}))", "{{edge}}")
+
+
+def _sum(metric: str, legend: str = "{{edge}}", by: str = "edge") -> Query:
+    return Query(f"sum by ({by}) (rate({metric}{{{EDGE}}}{RATE}))", legend)
+
+
+def _tokens() -> list[PanelBuilder]:
+    cloud = f'sum by (edge) (rate(tandem_tokens_total{{{EDGE},source="cloud"}}{RATE}))'
+    every = f"sum by (edge) (rate(tandem_tokens_total{{{EDGE}}}{RATE}))"
+    return [
+        lines(
+            "Offload ratio",
+            Query(f"{cloud} / ({every} > 0)", "{{edge}}"),
+            unit="percentunit",
+            description="Tokens the cloud chose over all tokens. An edge that differs has other "
+            "traffic, or other thresholds.",
+            most=1,
+        ),
+        lines(
+            "Tokens a second",
+            _sum("tandem_tokens_total"),
+            unit="none",
+            description="Tokens given to users.",
+        ),
+        lines(
+            "Time to first token, p95",
+            _p95("tandem_time_to_first_token_seconds"),
+            unit="s",
+            description="From request to first token.",
+        ),
+        lines(
+            "Between tokens, p95",
+            _p95("tandem_inter_token_latency_seconds"),
+            unit="s",
+            description="Between one token of a request and the next.",
+        ),
+    ]
+
+
+def _link() -> list[PanelBuilder]:
+    return [
+        lines(
+            "Link up",
+            Query(f"min by (edge) (tandem_link_up{{{EDGE}}})", "{{edge}}"),
+            unit="bool_yes_no",
+            description="Whether the cloud answers this edge and fits it.",
+            most=1,
+        ),
+        lines(
+            "Round trip",
+            Query(f"max by (edge) (tandem_link_round_trip_seconds{{{EDGE}}})", "{{edge}}"),
+            unit="s",
+            description="The edge's estimate of the network's delay, there and back.",
+        ),
+        lines(
+            "Bytes up",
+            _sum("tandem_uplink_bytes_total"),
+            unit="Bps",
+            description="Bodies of messages to the cloud: hidden states, coded.",
+        ),
+        lines(
+            "Bytes down",
+            _sum("tandem_downlink_bytes_total"),
+            unit="Bps",
+            description="Bodies of reports from the cloud.",
+        ),
+        lines(
+            "Cloud requests by outcome",
+            _sum("tandem_cloud_requests_total", "{{operation}}: {{outcome}}", "operation, outcome"),
+            unit="reqps",
+            description="Requests of the chosen edges to the cloud.",
+        ),
+        lines(
+            "Degraded requests",
+            _sum("tandem_degraded_requests_total"),
+            unit="reqps",
+            description="Requests that went on without the cloud they should have had.",
+        ),
+    ]
+
+
+def _engines() -> list[PanelBuilder]:
+    return [
+        lines(
+            "Requests running",
+            Query(f"sum by (edge) (tandem_num_requests_running{{{EDGE}}})", "{{edge}}"),
+            unit="none",
+            description="Requests being served.",
+        ),
+        lines(
+            "Engine utilization",
+            _sum("tandem_compute_seconds_total"),
+            unit="percentunit",
+            description="Share of the time the edge's engine computes. Near 1, tokens wait for it.",
+        ),
+        lines(
+            "KV cache",
+            Query(f"max by (edge) (tandem_kv_cache_usage_ratio{{{EDGE}}})", "{{edge}}"),
+            unit="percentunit",
+            description="KV cache in use over TANDEM_EDGE_KV_BYTES.",
+        ),
+        lines(
+            "Rejected for want of room",
+            _sum("tandem_admission_rejections_total", "{{edge}}: {{reason}}", "edge, reason"),
+            unit="reqps",
+            description="Requests answered with 503: too many at once, or no room for KV.",
+        ),
+    ]

@@ -1,0 +1,207 @@
+"""Every query of every panel against a real Prometheus that scrapes real services under load: none
+comes back empty, none stays at zero.
+
+The load is one in which everything happens that a panel shows: all modes, too many requests, more
+sessions than the cloud holds, an edge and the cloud killed, and the cloud's return.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.repo.tree import ROOT
+from tests.support.dashboards import Question, questions
+from tests.support.prometheus import Prometheus, eventually
+from tests.support.services import Service, free_port
+
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None and not os.environ.get("CI"),
+    reason="needs Debian's package `prometheus`",
+)
+pytestmark = [needs_prometheus, pytest.mark.timeout(240)]
+
+RULES = ROOT / "monitoring" / "prometheus" / "rules"
+VALUES = ROOT / "tests" / "results" / "panels.json"
+VARIABLES = {"__rate_interval": "10s", "edge": ".*", "replica": ".*"}
+RECORDED = [
+    Question("rules", rule["record"], "", rule["record"])
+    for group in yaml.safe_load((RULES / "recording.yml").read_text())["groups"]
+    for rule in group["rules"]
+]
+# Series that this load has to move one by one, where a panel's query gives several.
+MOVED = {
+    "cloud/Sessions opened and ended/B": ("reason", {"closed", "expired", "evicted"}),
+    "overview/Tokens by source/A": ("source", {"exit:3", "exit:6", "cloud", "fallback"}),
+    "overview/Finish reason/B": ("reason", {"overloaded", "invalid"}),
+    "cloud/Tokens chosen/A": ("mode", {"collaborative", "cloud", "split"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A Prometheus that has seen the load; `began` and `ended` are its seconds."""
+
+    prometheus: Prometheus
+    began: float
+    ended: float
+
+    def series(self, query: str) -> list[dict[str, Any]]:
+        """The series of a range query over the whole load."""
+        answer = self.prometheus.api(
+            "query_range", query=query, start=str(self.began), end=str(self.ended), step="1"
+        )
+        found: list[dict[str, Any]] = answer["result"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    folder = tmp_path_factory.mktemp("panels")
+    tight = {"max_contexts": "6", "context_bytes": "1800000", "context_ttl_seconds": "2"}
+    quick = {"probe_seconds": "0.3", "first_pause_seconds": "0.1", "longest_pause_seconds": "0.5"}
+    cloud = Service("cloud", folder / "cloud.log", tight)
+    edges = [
+        Service("edge", folder / f"{n}.log", {"cloud_url": cloud.url, "max_requests": "5", **quick})
+        for n in ("a", "b")
+    ]
+    port = free_port()
+    process = _prometheus(folder, port, cloud, edges)
+    try:
+        for service in (cloud, *edges):
+            service.start()
+        began = time.time()
+        _load(cloud, edges)
+        prometheus = Prometheus(f"http://127.0.0.1:{port}")
+        # The last of the load is to be scraped, and the rules to have seen it.
+        time.sleep(3)
+        yield Watched(prometheus, began, time.time())
+    finally:
+        process.terminate()
+        process.wait()
+        for service in (cloud, *edges):
+            service.abandon()
+
+
+def _prometheus(
+    folder: Path, port: int, cloud: Service, edges: list[Service]
+) -> "subprocess.Popen[bytes]":
+    """The committed configuration, but for where the services are and how often it looks."""
+    configuration = yaml.safe_load((RULES.parent / "prometheus.yml").read_text())
+    configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    configuration["rule_files"] = [str(RULES / "*.yml")]
+    where: dict[str, list[tuple[str, dict[str, str]]]] = {
+        "edge": [(f"127.0.0.1:{e.port}", {"edge": e.log.stem}) for e in edges],
+        "cloud": [(f"127.0.0.1:{cloud.port}", {"replica": "one"})],
+        "prometheus": [(f"127.0.0.1:{port}", {})],
+    }
+    configuration["scrape_configs"] = [
+        {
+            "job_name": job["job_name"],
+            "static_configs": [{"targets": [a], "labels": b} for a, b in where[job["job_name"]]],
+        }
+        for job in configuration["scrape_configs"]
+    ]
+    file = folder / "prometheus.yml"
+    file.write_text(yaml.safe_dump(configuration))
+    command = (
+        "prometheus", f"--config.file={file}", f"--storage.tsdb.path={folder / 'store'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    )  # fmt: skip
+    with (folder / "prometheus.log").open("wb") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def _load(cloud: Service, edges: list[Service]) -> None:
+    """Let everything happen that a panel shows."""
+    for edge in edges:
+        edge.wait_until_ready("reachable")
+    calm = ("--users", "4", "--mode", "collaborative=2", "--mode", "cloud", "--mode", "split")
+    with _putting(edges, 8, *calm, "--mode", "standalone", "--codec", "int8"):
+        time.sleep(7)
+        edges[1].kill()
+    # The sessions of the edge that was killed stay until they expire.
+    time.sleep(3)
+    edges[1].start()
+    edges[1].wait_until_ready("reachable")
+    refused = {"inputs": "Once", "parameters": {"max_new_tokens": 100_000}}
+    assert httpx.post(f"{edges[0].url}/generate", json=refused).status_code == 422
+    _put(edges, 8, "--users", "14", "--mode", "collaborative=3", "--mode", "split")
+    with _putting(edges[:1], 8, *calm):
+        time.sleep(3)
+        cloud.kill()
+    cloud.start()
+    for edge in edges:
+        edge.wait_until_ready("reachable")
+    _put(edges, 4, *calm)
+
+
+def _put(edges: list[Service], seconds: int, *options: str) -> None:
+    with _putting(edges, seconds, *options):
+        pass
+
+
+def _putting(edges: list[Service], seconds: int, *options: str) -> "subprocess.Popen[bytes]":
+    where = [part for e in edges for part in ("--edge", f"{e.log.stem}={e.url}")]
+    command = (
+        sys.executable, "-m", "cli.load", *where, "--duration", str(seconds), "--max-new-tokens",
+        "40", "--max-error-share", "1", *options,
+    )  # fmt: skip
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet)
+
+
+@pytest.mark.parametrize("question", [*questions(), *RECORDED], ids=lambda each: each.name)
+def test_a_panels_query_answers_and_the_load_moves_it(watched: Watched, question: Question) -> None:
+    series = watched.series(question.sent(VARIABLES))
+    assert series, "the answer is empty"
+    moved = [each for each in series if any(_number(v) > 0 for _, v in each["values"])]
+    assert moved, f"{len(series)} series, all of them zero"
+    label, wanted = MOVED.get(question.name, ("", {""}))
+    assert wanted <= {each["metric"].get(label, "") if label else "" for each in moved}
+    _keep(question.name, series)
+
+
+def _number(value: str) -> float:
+    return 0.0 if value == "NaN" else float(value)
+
+
+def _keep(name: str, series: list[dict[str, Any]]) -> None:
+    """Write what the query answered: the largest value of each series."""
+    VALUES.parent.mkdir(exist_ok=True)
+    values = json.loads(VALUES.read_text()) if VALUES.exists() else {}
+    values[name] = {
+        ",".join(f"{k}={v}" for k, v in each["metric"].items() if k != "__name__"): max(
+            _number(value) for _, value in each["values"]
+        )
+        for each in series
+    }
+    VALUES.write_text(json.dumps(values, indent=1) + "\n")
+
+
+def test_no_rule_fails(watched: Watched) -> None:
+    groups = watched.prometheus.api("rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) > len(RECORDED)
+    assert not [(rule["name"], rule["lastError"]) for rule in rules if rule.get("lastError")]
+
+
+def test_a_lost_cloud_shows_and_so_does_its_return(watched: Watched) -> None:
+    (edge,) = watched.series('tandem_link_up{job="edge",edge="a"}')
+    up = [value for _, value in edge["values"]]
+    assert "0" in up
+    assert up[-1] == "1"
+    assert eventually(
+        lambda: watched.prometheus.values("up", "job"), lambda seen: set(seen.values()) == {1.0},
+        seconds=10,
+    )  # fmt: skip
