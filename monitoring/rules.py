@@ -1,5 +1,5 @@
-"""The Prometheus rules as one object of the Prometheus operator: `python -m monitoring.rules` writes
-it from prometheus/rules, where Compose and the fleet overlay take them; a test compares.
+"""The Prometheus rules as one object of the Prometheus operator: `python -m monitoring.rules` puts
+it there from prometheus/rules, where Compose and the fleet overlay take them; a test compares.
 """
 
 from pathlib import Path
