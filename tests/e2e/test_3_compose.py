@@ -4,7 +4,9 @@ The tests run in the order they stand in; the stack is one.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -228,6 +230,30 @@ def test_a_restarted_cloud_is_found_again(stack: Compose, edge: httpx.Client) ->
     stack.run("restart", "cloud")
     _reachable(edge)
     assert _generate(edge, mode="cloud")["generated_text"] == before
+
+
+def test_over_several_replicas_an_edge_stays_with_one(
+    stack: Compose, edge: httpx.Client, prometheus: Prometheus
+) -> None:
+    before = _generate(edge, mode="cloud")["generated_text"]
+    stack.run("up", "--detach", "--no-build", "--no-recreate", "--scale", "cloud=3", *SERVICES)
+    up = 'count(up{job="cloud"} == 1)'
+    eventually(lambda: prometheus.values(up, ""), lambda seen: seen == {"": 3.0}, seconds=60)
+    # Edges ask again for the addresses behind a name after ten seconds.
+    time.sleep(12)
+    sent_again = "sum(tandem_rewinds_total)"
+    rewinds = prometheus.values(sent_again, "")
+    chosen = "sum(tandem_tokens_total{job='cloud'})"
+    tokens = prometheus.values(chosen, "")[""]
+    with ThreadPoolExecutor(4) as together:
+        answers = list(
+            together.map(lambda mode: _generate(edge, mode=mode, codec="fp32"), ["split"] * 8)
+        )
+    assert {answer["generated_text"] for answer in answers} == {before}
+    eventually(
+        lambda: prometheus.values(chosen, "")[""], lambda seen: seen >= tokens + 8 * 24, seconds=20
+    )
+    assert prometheus.values(sent_again, "") == rewinds
 
 
 def test_stopping_ends_every_service_cleanly(stack: Compose) -> None:

@@ -1,6 +1,8 @@
 """The Kubernetes manifests as the tests see them: rendered by kubectl, as a cluster gets them."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -20,10 +22,30 @@ OVERLAYS = sorted(each.name for each in (KUBERNETES / "overlays").iterdir())
 COMPONENTS = sorted(each.name for each in (KUBERNETES / "components").iterdir())
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 
+COMBINATIONS = [
+    *((overlay,) for overlay in OVERLAYS),
+    *((overlay, component) for overlay in OVERLAYS for component in COMPONENTS),
+    *((overlay, *COMPONENTS) for overlay in OVERLAYS),
+]
+
+
+def _version() -> tuple[int, int]:
+    """Release of the kubectl found here; (0, 0) where there is none."""
+    if shutil.which("kubectl") is None:
+        return (0, 0)
+    told = subprocess.run(
+        ("kubectl", "version", "--client", "--output=json"), capture_output=True, check=True
+    )
+    client = json.loads(told.stdout)["clientVersion"]
+    # Some builds say `32+`.
+    return int(client["major"]), int(re.sub(r"\D", "", client["minor"]))
+
+
 needs_kubectl = pytest.mark.skipif(
-    shutil.which("kubectl") is None and not os.environ.get("CI"),
-    reason="needs kubectl 1.27 or newer",
+    _version() < (1, 27) and not os.environ.get("CI"), reason="needs kubectl 1.27 or newer"
 )
+each_combination = pytest.mark.parametrize("combination", COMBINATIONS, ids="+".join)
+each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 
 
 @cache
@@ -66,6 +88,29 @@ def named(objects: tuple[Manifest, ...], kind: str, name: str) -> Manifest:
         if each["metadata"]["name"] == name or each["metadata"]["name"].startswith(f"{name}-")
     )
     return found
+
+
+def service(objects: tuple[Manifest, ...], name: str) -> Manifest:
+    """The Service of exactly that name."""
+    (found,) = (e for e in of_kind(objects, "Service") if e["metadata"]["name"] == name)
+    return found
+
+
+def component_of(workload: Manifest) -> str:
+    """Which part of Tandem a workload runs."""
+    return str(template(workload)["metadata"]["labels"]["app.kubernetes.io/component"])
+
+
+def pods(objects: tuple[Manifest, ...]) -> list[tuple[str, Manifest, Manifest]]:
+    """(component, pod spec, workload) of every workload."""
+    return [
+        (component_of(each), template(each)["spec"], each) for each in of_kind(objects, *WORKLOADS)
+    ]
+
+
+def containers(spec: Manifest) -> list[Manifest]:
+    """Every container of a pod, those that run before the others included."""
+    return [*spec.get("initContainers", ()), *spec["containers"]]
 
 
 def template(workload: Manifest) -> Manifest:
