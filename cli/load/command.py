@@ -5,28 +5,27 @@ It knows the options and what is shown when; the modules beside it know the rest
 
 import asyncio
 import json
+import math
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 from rich.console import Console
 
 from cli.errors import CommandError
 from cli.load import options, plan, report
-from cli.load.plot import plot
+from cli.load.plot import check, plot
+from cli.load.progress import Progress, shown
 from cli.load.requests import connect
-from cli.load.run import Load, Shape
-from cli.load.targets import Target, targets, wait_ready
+from cli.load.run import Load, Shape, cancelled_by
+from cli.load.targets import Target, own_names, targets, wait_ready
 from cli.terminal import console
-
-LINE_SECONDS = 10.0
-STATUS_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +33,7 @@ class Asked:
     """What was asked for, checked."""
 
     targets: list[Target]
+    discovered: bool
     plan: plan.Plan
     shape: Shape
     parameters: dict[str, Any]
@@ -47,6 +47,15 @@ class Asked:
             "seed": self.plan.seed,
             "parameters": self.parameters,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A load that is over; `own_names` has what edges call themselves, by target name."""
+
+    load: Load
+    own_names: Mapping[str, str]
+    ended_early: bool
 
 
 def load(
@@ -71,17 +80,24 @@ def load(
     max_error_share: options.MaxErrorShare = 0.0,
 ) -> None:
     """Put a load on one or several edges; a table of throughput, waits and offload ratio."""
+    _check_finite(
+        rate=rate, duration=duration, wait_ready=wait_ready,
+        temperature=temperature, threshold=threshold,
+    )  # fmt: skip
     shape = _shape(users, rate, duration, requests)
+    _check_files(json_file, plot_file)
     found = targets(edge, discover=discover)
     weights = plan.read_modes(mode or ["collaborative"])
     texts = plan.read_prompts(prompts or plan.PROMPTS)
     given = {"temperature": temperature, "threshold": threshold, "codec": codec}
     parameters = {name: value for name, value in given.items() if value is not None}
     parameters["max_new_tokens"] = max_new_tokens
-    asked = Asked(found, plan.Plan(texts, weights, len(found), turns, seed), shape, parameters)
+    sessions = plan.Plan(texts, weights, len(found), turns, seed)
+    asked = Asked(found, discover, sessions, shape, parameters)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    done = asyncio.run(_run(asked, wait_ready))
-    outcome = report.report(
+    outcome = asyncio.run(_run(asked, wait_ready))
+    done = outcome.load
+    told = report.report(
         done.seen,
         [each.name for each in found],
         began=done.started,
@@ -89,11 +105,13 @@ def load(
         started=started,
         load=asked.told(),
     )
-    _show(outcome, json_file)
+    _show(told, outcome.own_names, json_file)
     if plot_file is not None:
         plot(done.seen, started=done.started, window=done.window, file=plot_file)
-    if outcome.error_share > max_error_share:
-        raise CommandError(f"{outcome.error_share:.1%} of the requests failed")
+    if not done.seen and not outcome.ended_early:
+        raise CommandError("no request was due in that time; give it more of --rate or --duration")
+    if told.error_share > max_error_share:
+        raise CommandError(f"{told.error_share:.1%} of the requests failed")
 
 
 def _shape(
@@ -106,18 +124,32 @@ def _shape(
     return Shape(users, rate, duration, requests)
 
 
-def _show(outcome: report.Report, json_file: str | None) -> None:
+def _check_finite(**numbers: float | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and not math.isfinite(number):
+            raise CommandError(f"--{name.replace('_', '-')} {number} is no number to work with")
+
+
+def _check_files(json_file: str | None, plot_file: Path | None) -> None:
+    """Say before the load, not after it, that its outcome could not be written."""
+    if json_file not in (None, "-") and not Path(json_file).parent.is_dir():
+        raise CommandError(f"--json {json_file}: there is no folder {Path(json_file).parent}")
+    if plot_file is not None:
+        check(plot_file)
+
+
+def _show(told: report.Report, own_names: Mapping[str, str], json_file: str | None) -> None:
     alone = json_file == "-"
     terminal = console(stderr=alone)
     # A log has no width; a table folded to 80 columns is hard to read there.
     if not terminal.is_terminal:
         terminal = Console(stderr=alone, width=160, highlight=False)
-    terminal.print(report.table(outcome))
-    for remark in report.remarks(outcome):
+    terminal.print(report.table(told, own_names))
+    for remark in report.remarks(told):
         terminal.print(remark, soft_wrap=True)
     if json_file is None:
         return
-    text = json.dumps(outcome.json(), indent=1) + "\n"
+    text = json.dumps(told.json(), indent=1) + "\n"
     if alone:
         sys.stdout.write(text)
         return
@@ -127,53 +159,27 @@ def _show(outcome: report.Report, json_file: str | None) -> None:
         raise CommandError(f"{json_file} cannot be written: {error}") from error
 
 
-async def _run(asked: Asked, seconds_to_wait: float) -> Load:
+async def _run(asked: Asked, seconds_to_wait: float) -> Outcome:
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(connect(e.url)) for e in asked.targets]
-        if seconds_to_wait:
-            needs_cloud = set(asked.plan.modes) != {"standalone"}
-            await wait_ready(clients, seconds=seconds_to_wait, with_cloud=needs_cloud)
+        before = asyncio.ensure_future(_before(asked, clients, seconds_to_wait))
+        async with cancelled_by(stopped, before.cancel):
+            await asyncio.wait({before})
+        names = {} if before.cancelled() else before.result()
         under_way = Load(asked.targets, clients, asked.plan, asked.parameters)
-        stopped = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        async with _progress(under_way, asked.shape):
+        async with shown(Progress(under_way, asked.shape)):
             await under_way.run(asked.shape, stopped)
-        return under_way
+        return Outcome(under_way, names, ended_early=stopped.is_set())
 
 
-@asynccontextmanager
-async def _progress(under_way: Load, shape: Shape) -> AsyncIterator[None]:
-    """Say on standard error how far the load is: in place on a terminal, else now and then."""
-    terminal = console(stderr=True)
-
-    async def tell() -> None:
-        if not terminal.is_terminal:
-            while True:
-                await asyncio.sleep(LINE_SECONDS)
-                terminal.print(_line(under_way, shape), soft_wrap=True)
-        with terminal.status("") as status:
-            while True:
-                status.update(_line(under_way, shape))
-                await asyncio.sleep(STATUS_SECONDS)
-
-    telling = asyncio.create_task(tell())
-    try:
-        yield
-    finally:
-        telling.cancel()
-        with suppress(asyncio.CancelledError):
-            await telling
-
-
-def _line(under_way: Load, shape: Shape) -> str:
-    seconds = time.monotonic() - under_way.started if under_way.started else 0.0
-    seen = under_way.seen
-    open_now = sum(each.ended is None for each in seen)
-    failed = sum(each.error is not None for each in seen)
-    tokens = sum(each.sources.total() for each in seen)
-    whole = f"{shape.seconds:.0f} s" if shape.seconds is not None else f"{shape.requests} requests"
-    return (
-        f"{seconds:.0f} s of {whole}: {len(seen)} requests, {open_now} under way, {failed} failed, "
-        f"{tokens} tokens"
-    )
+async def _before(
+    asked: Asked, clients: Sequence[httpx.AsyncClient], seconds_to_wait: float
+) -> dict[str, str]:
+    """Wait for the edges; what those that were discovered call themselves."""
+    if seconds_to_wait:
+        needs_cloud = set(asked.plan.modes) != {"standalone"}
+        await wait_ready(clients, seconds=seconds_to_wait, with_cloud=needs_cloud)
+    return await own_names(asked.targets, clients) if asked.discovered else {}

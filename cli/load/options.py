@@ -14,7 +14,8 @@ Prompts = Annotated[
 ]
 Users = Annotated[int | None, typer.Option(min=1, help="Closed loop: so many at once, each waits.")]
 Rate = Annotated[
-    float | None, typer.Option(min=1e-6, help="Open loop: requests a second, Poisson.")
+    float | None,
+    typer.Option(min=1e-6, help="Open loop: so many sessions start a second, Poisson."),
 ]
 Duration = Annotated[float | None, typer.Option(min=0.1, help="Seconds of load.")]
 Requests = Annotated[int | None, typer.Option(min=1, help="Requests, instead of seconds.")]
@@ -27,7 +28,7 @@ Temperature = Annotated[float | None, typer.Option(help="Sample; greedy else.")]
 Threshold = Annotated[float | None, typer.Option(help="Of both exits; their own else.")]
 Codec = Annotated[str | None, typer.Option(help="fp32, fp16 or int8; the edge's own else.")]
 Seed = Annotated[int, typer.Option(help="Of prompts, modes, arrivals and sampling.")]
-WaitReady = Annotated[float, typer.Option(help="Seconds to wait for edges and their cloud.")]
+WaitReady = Annotated[float, typer.Option(min=0, help="Seconds to wait for edges and their cloud.")]
 Json = Annotated[
     str | None, typer.Option("--json", help="File for the figures; - for standard output.")
 ]

@@ -78,9 +78,17 @@ def _prompt(path: Path, at: int, line: str) -> str:
         prompt = json.loads(line)["prompt"]
     except (ValueError, KeyError, TypeError) as error:
         raise CommandError(f'{path}, line {at}: not a JSON object with a "prompt"') from error
-    if not isinstance(prompt, str) or not prompt:
+    if not isinstance(prompt, str) or not prompt or not _can_be_sent(prompt):
         raise CommandError(f'{path}, line {at}: its "prompt" is no text')
     return prompt
+
+
+def _can_be_sent(prompt: str) -> bool:
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+        return False
+    return True
 
 
 def read_modes(given: Sequence[str]) -> dict[str, float]:

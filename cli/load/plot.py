@@ -8,6 +8,22 @@ from cli.errors import CommandError
 from cli.load.requests import Seen
 
 
+def check(file: Path) -> None:
+    """Whether a picture can be written to `file`, before anything is measured for it.
+
+    Raises:
+        CommandError: not there, not in such a format, or matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    except ImportError as error:
+        raise CommandError("--plot needs matplotlib, which is not installed") from error
+    if file.suffix.removeprefix(".") not in FigureCanvasAgg.get_supported_filetypes():
+        raise CommandError(f"--plot {file}: no picture has such a name; .png, .svg and .pdf do")
+    if not file.parent.is_dir():
+        raise CommandError(f"--plot {file}: there is no folder {file.parent}")
+
+
 def plot(seen: Sequence[Seen], *, started: float, window: float, file: Path) -> None:
     """Write the picture; the suffix of `file` chooses the format (.png, .svg, .pdf).
 

@@ -4,12 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
-from cli.load.requests import Seen
+from cli.load.requests import STOPPED, Seen
 from cli.load.summary import Spread, Summary, summarize
 
 FORMAT = 1
+# From here on the generator's own lateness is part of what it measures.
+LATE_SECONDS = 0.01
+HOW_COUNTED = (
+    "tokens/s: tokens that came while the load was on, over those seconds",
+    "first token, request: from when a request was due; between tokens: as events came, "
+    "those that came at once with no time between them",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +33,9 @@ class Report:
 
     @property
     def error_share(self) -> float:
-        """Requests that failed over all; 1 where nothing was asked."""
-        total = self.total
-        return sum(total.errors.values()) / total.requests if total.requests else 1.0
+        """Requests that failed over all that were left to end; 0 where there is none."""
+        ended = self.total.requests - self.total.stopped
+        return self.total.failed / ended if ended else 0.0
 
     def json(self) -> dict[str, Any]:
         """The report as its file holds it."""
@@ -59,17 +67,21 @@ def report(
     )
 
 
-def table(told: Report) -> Table:
-    """One line for each edge, each mode where there are several, and the total."""
+def table(told: Report, own_names: Mapping[str, str]) -> Table:
+    """One line for each edge, each mode where there are several, and the total.
+
+    `own_names` has what edges call themselves, where it is known.
+    """
     shown = Table(title=f"{told.seconds:.1f} s of load", title_justify="left")
-    shown.add_column("")
+    shown.add_column("", no_wrap=True)
     for column in (
         "requests", "failed", "tokens/s", "offloaded", "first token p50 / p95",
         "between tokens p50 / p95", "request p95", "cloud ms/token", "up/token",
     ):  # fmt: skip
         shown.add_column(column, justify="right")
     for name, summary in told.edges.items():
-        shown.add_row(name, *_cells(summary))
+        own = own_names.get(name)
+        shown.add_row(escape(f"{own}\n{name}" if own else name), *_cells(summary))
     shown.add_section()
     if len(told.modes) > 1:
         for name, summary in told.modes.items():
@@ -82,23 +94,32 @@ def table(told: Report) -> Table:
 def remarks(told: Report) -> list[str]:
     """What a reader of the table should know besides."""
     total = told.total
-    said = [f"failed: {count} × {reason}" for reason, count in sorted(total.errors.items())]
+    reasons = sorted(item for item in total.errors.items() if item[0] != STOPPED)
+    said = [f"failed: {count} × {reason}" for reason, count in reasons]
+    if total.stopped:
+        said.append(f"ended early: {total.stopped} requests were cut off, and did not fail")
     if total.degraded:
         said.append(f"{total.degraded} answers were degraded: the cloud was lost meanwhile")
+    if total.requests:
+        said += [_lateness(total), *HOW_COUNTED]
+    return said
+
+
+def _lateness(total: Summary) -> str:
     lag = total.sending_lag_seconds.p99
-    if lag is not None and lag > 0.01:
-        said.append(
+    if lag is not None and lag > LATE_SECONDS:
+        return (
             f"the generator itself was late: 1 % of requests left over {1000 * lag:.0f} ms after "
             "they were due (it needs more of a core, or less load)"
         )
-    return said
+    return f"99 % of requests left within {_milliseconds(lag)} of when they were due"
 
 
 def _cells(summary: Summary) -> tuple[str, ...]:
     per_token = summary.bytes_up / summary.tokens if summary.tokens else None
     return (
         f"{summary.requests}",
-        f"{sum(summary.errors.values())}",
+        f"{summary.failed}",
         f"{summary.tokens_per_second:.1f}",
         _shown(summary.offload_ratio, lambda ratio: f"{ratio:.1%}"),
         _pair(summary.time_to_first_token_seconds),

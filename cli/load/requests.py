@@ -15,6 +15,10 @@ import httpx
 # The edge sends a comment every 10 s of silence; twice that is a dead connection.
 SILENCE_SECONDS = 20.0
 CONNECT_SECONDS = 5.0
+# Cut off because somebody ended the load early: nobody's failure.
+STOPPED = "stopped"
+# Still under way when the load, and the grace after it, had ended.
+UNFINISHED = "unfinished"
 
 
 @dataclass(slots=True)
@@ -86,8 +90,8 @@ async def _read(lines: AsyncIterator[str], seen: Seen) -> None:
                 seen.sources[event["token"]["source"]] += 1
             if event.get("details") is not None:
                 seen.degraded = bool(event["details"]["degraded"])
-                seen.usage = event["details"]["usage"]
-                seen.text = event.get("generated_text") or ""
+                seen.usage = dict(event["details"]["usage"])
+                seen.text = str(event.get("generated_text") or "")
                 return
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadStream("not_a_generation") from error

@@ -17,11 +17,13 @@ from typing import Any
 import httpx
 
 from cli.load.plan import Plan, Session, arrivals
-from cli.load.requests import Seen, ask
+from cli.load.requests import STOPPED, UNFINISHED, Seen, ask
 from cli.load.targets import Target
 
-# Requests still under way when the load ends get this long; then they count as unfinished.
+# Requests still under way when the load ends get this long.
 GRACE_SECONDS = 30.0
+# A user's pause after a failed request.
+AFTER_FAILURE_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Load:
     window: float = 0.0
     _left: int | None = None
     _until: float = float("inf")
+    _stopped: bool = False
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
 
     async def run(self, shape: Shape, stopped: asyncio.Event) -> None:
@@ -58,15 +61,18 @@ class Load:
         asking = asyncio.ensure_future(
             self._closed(shape.users) if shape.users is not None else self._open(shape.rate or 0.0)
         )
-        async with _cancelled_by(stopped, lambda: self._cancel(asking)):
+        async with cancelled_by(stopped, lambda: self._stop(asking)):
             await asyncio.wait({asking})
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         if not asking.cancelled():
             asking.result()
         now = time.monotonic()
         self.window = min(now, self._until) - self.started
 
-    def _cancel(self, asking: "asyncio.Future[None]") -> None:
-        self._until = time.monotonic()
+    def _stop(self, asking: "asyncio.Future[None]") -> None:
+        self._stopped = True
+        self._until = min(self._until, time.monotonic())
         asking.cancel()
         for task in self._tasks:
             task.cancel()
@@ -100,6 +106,8 @@ class Load:
             text = f"{text}\n\n{prompt}" if text else prompt
             seen = await self._ask(session, text, seed, due)
             if seen.error is not None:
+                # A user looks at an error before trying again; a refusing edge is not hammered.
+                await asyncio.sleep(AFTER_FAILURE_SECONDS)
                 return
             text += seen.text
             due = None
@@ -114,7 +122,7 @@ class Load:
         try:
             await ask(self.clients[session.edge], seen, inputs, parameters)
         except asyncio.CancelledError:
-            seen.error = "unfinished"
+            seen.error = STOPPED if self._stopped else UNFINISHED
             raise
         return seen
 
@@ -150,7 +158,9 @@ class Load:
 
 
 @asynccontextmanager
-async def _cancelled_by(stopped: asyncio.Event, cancel: Callable[[], None]) -> AsyncIterator[None]:
+async def cancelled_by(stopped: asyncio.Event, cancel: Callable[[], object]) -> AsyncIterator[None]:
+    """Call `cancel` as soon as `stopped` is set, if that is while the block runs."""
+
     async def watch() -> None:
         await stopped.wait()
         cancel()

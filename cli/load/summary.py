@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cli.load.requests import Seen
+from cli.load.requests import STOPPED, Seen
 
 USAGE = (
     "edge_compute_seconds",
@@ -51,6 +51,16 @@ class Summary:
     cloud_requests: int
     bytes_up: int
     bytes_down: int
+
+    @property
+    def stopped(self) -> int:
+        """Requests cut off because the load was ended early."""
+        return self.errors.get(STOPPED, 0)
+
+    @property
+    def failed(self) -> int:
+        """Requests that failed; those cut off because the load was ended early did not."""
+        return sum(self.errors.values()) - self.stopped
 
 
 def summarize(seen: Sequence[Seen], *, started: float, window: float) -> Summary:

@@ -18,7 +18,7 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One edge: what the report calls it, and its base URL."""
+    """One edge: what the report calls it (its address where no name is given), and its URL."""
 
     name: str
     url: str
@@ -49,6 +49,8 @@ def _targets(argument: str, *, discover: bool) -> Iterable[Target]:
         raise CommandError(f"--edge {argument}: not an address like http://127.0.0.1:8000")
     if not discover:
         return [Target(name if named else url.netloc.decode(), str(url))]
+    if named:
+        raise CommandError(f"--edge {argument}: edges that are discovered go by their addresses")
     return [
         Target(f"{address}:{url.port}" if url.port else address, str(url.copy_with(host=address)))
         for address in _addresses(url)
@@ -61,6 +63,22 @@ def _addresses(url: httpx.URL) -> list[str]:
     except OSError as error:
         raise CommandError(f"no address is known for {url.host}: {error}") from error
     return sorted({str(entry[4][0]) for entry in found})
+
+
+async def own_names(
+    targets: Sequence[Target], clients: Sequence[httpx.AsyncClient]
+) -> dict[str, str]:
+    """What edges call themselves, by target name; those that do not say are left out."""
+    names = await asyncio.gather(*map(_own_name, clients))
+    return {each.name: name for each, name in zip(targets, names, strict=True) if name}
+
+
+async def _own_name(client: httpx.AsyncClient) -> str | None:
+    try:
+        name = (await client.get("/readyz")).json().get("name")
+    except (httpx.HTTPError, ValueError, AttributeError):
+        return None
+    return name if isinstance(name, str) else None
 
 
 async def wait_ready(
@@ -83,7 +101,7 @@ async def _ready(client: httpx.AsyncClient, deadline: float, *, with_cloud: bool
             if answer.is_success and (cloud == "reachable" or not with_cloud):
                 return
             seen = f"HTTP {answer.status_code}, cloud {cloud}"
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx.HTTPError, ValueError, AttributeError) as error:
             seen = str(error) or type(error).__name__
         if time.monotonic() > deadline:
             raise CommandError(f"the edge at {client.base_url} was not ready in time: {seen}")

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.services import ROOT, Services
 
 COMMAND = (sys.executable, "-m", "cli.load")
+NOBODY = "http://127.0.0.1:9"
 
 
 def _load(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -68,7 +69,7 @@ def test_failed_requests_make_it_fail_unless_that_many_are_allowed(services: Ser
 def test_told_to_stop_it_reports_what_it_measured(services: Services) -> None:
     arguments = ("--edge", services.edge.url, "--users", "2", "--duration", "60", "--json", "-")
     with subprocess.Popen(
-        (*COMMAND, *arguments, "--max-error-share", "1"),
+        (*COMMAND, *arguments),
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as running:  # fmt: skip
         time.sleep(4)
@@ -77,16 +78,31 @@ def test_told_to_stop_it_reports_what_it_measured(services: Services) -> None:
     assert running.returncode == 0, said
     report = json.loads(told)
     assert report["total"]["tokens"] > 0
-    assert report["total"]["errors"] == {"unfinished": 2}
+    assert report["total"]["errors"] == {"stopped": 2}
     assert 1 < report["seconds"] < 10
 
 
-def test_what_was_asked_wrongly_is_one_line() -> None:
+def test_told_to_stop_while_it_waits_for_edges_it_ends_well() -> None:
+    arguments = ("--edge", NOBODY, "--users", "2", "--duration", "60", "--wait-ready", "60")
+    with subprocess.Popen(
+        (*COMMAND, *arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        time.sleep(2)
+        running.send_signal(signal.SIGTERM)
+        _, said = running.communicate(timeout=10)
+    assert (running.returncode, said) == (0, "")
+
+
+def test_what_was_asked_wrongly_is_one_line_and_said_before_any_load() -> None:
     for arguments, message in (
+        (("--users", "1", "--duration", "inf"), "--duration inf is no number"),
+        (("--users", "1", "--duration", "60", "--json", "/none/x"), "there is no folder /none"),
+        (("--users", "1", "--duration", "60", "--plot", "x.exe"), "no picture has such a name"),
+        (("--rate", "0.0001", "--duration", "1"), "no request was due"),
         (("--users", "1", "--rate", "2", "--duration", "1"), "one of them"),
         (("--users", "1"), "give --duration or --requests, one of them"),
     ):
-        done = _load("--edge", "http://127.0.0.1:9", *arguments)
+        done = _load("--edge", NOBODY, *arguments)
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1
         assert message in done.stderr

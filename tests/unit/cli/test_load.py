@@ -16,7 +16,8 @@ import pytest
 
 from cli.errors import CommandError
 from cli.load import plan
-from cli.load.plot import plot
+from cli.load.plot import check, plot
+from cli.load.progress import Progress
 from cli.load.report import remarks, report
 from cli.load.requests import Seen
 from cli.load.run import Load, Shape
@@ -181,7 +182,7 @@ async def test_refusals_and_lost_connections_are_counted_apart() -> None:
     )
 
 
-async def test_stopping_ends_it_at_once_and_counts_what_was_under_way() -> None:
+async def test_stopping_ends_it_at_once_and_what_it_cut_off_did_not_fail() -> None:
     async def endless(request: httpx.Request) -> httpx.Response:
         return streamed(events(*["cloud"] * 1000), pause=0.02)
 
@@ -191,9 +192,47 @@ async def test_stopping_ends_it_at_once_and_counts_what_was_under_way() -> None:
     began = time.monotonic()
     seen = await run(asked, Shape(3, None, 60, None), stopped)
     assert time.monotonic() - began < 2
-    assert [each.error for each in seen] == ["unfinished"] * 3
+    assert [each.error for each in seen] == ["stopped"] * 3
+    told = report(seen, ["edge-0"], began=asked.started, window=asked.window, started="", load={})
+    assert (told.error_share, told.total.failed, told.total.stopped) == (0, 0, 3)
+    assert any("3 requests were cut off" in each for each in remarks(told))
     assert asked.window == pytest.approx(0.3, abs=0.2)
     assert all(each.sources["cloud"] > 3 for each in seen)
+
+
+async def test_stopping_during_the_grace_does_not_lengthen_the_load() -> None:
+    async def endless(request: httpx.Request) -> httpx.Response:
+        return streamed(events(*["cloud"] * 1000), pause=0.02)
+
+    stopped = asyncio.Event()
+    asked = load(endless)
+    asyncio.get_running_loop().call_later(0.6, stopped.set)
+    await run(asked, Shape(1, None, 0.2, None), stopped)
+    assert asked.window == pytest.approx(0.2)
+
+
+async def test_what_outlasts_the_grace_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def endless(request: httpx.Request) -> httpx.Response:
+        return streamed(events(*["cloud"] * 1000), pause=0.02)
+
+    monkeypatch.setattr("cli.load.run.GRACE_SECONDS", 0.1)
+    seen = await run(load(endless), Shape(2, None, 0.2, None))
+    told = report(seen, ["edge-0"], began=0, window=0.2, started="", load={})
+    assert told.total.errors == {"unfinished": 2}
+    assert told.error_share == 1
+
+
+async def test_progress_counts_what_ended_once_and_what_is_under_way_each_time() -> None:
+    shape = Shape(users=1, rate=None, seconds=None, requests=9)
+    asked = Load([], [], plan.Plan(["a"], MODES, 1, 1, 0), {})
+    progress = Progress(asked, shape)
+    asked.seen += [Seen("e", "cloud", 0.0, token_times=[1.0, 2.0]), Seen("e", "cloud", 0.0)]
+    assert progress.line().endswith("9 requests: 2 requests, 2 under way, 0 failed, 2 tokens")
+    asked.seen[0].ended = 3.0
+    asked.seen[1].ended, asked.seen[1].error = 3.0, "http_503"
+    asked.seen.append(Seen("e", "cloud", 4.0, token_times=[5.0]))
+    for _ in range(2):
+        assert progress.line().endswith("3 requests, 1 under way, 1 failed, 3 tokens")
 
 
 async def test_throughput_counts_only_what_arrived_while_the_load_was_on() -> None:
@@ -216,7 +255,7 @@ def test_percentiles_are_by_nearest_rank() -> None:
     assert spread([]).p95 is None
 
 
-async def test_a_picture_is_drawn_and_a_wrong_format_said(tmp_path: Path) -> None:
+async def test_a_picture_is_drawn(tmp_path: Path) -> None:
     async def answer(request: httpx.Request) -> httpx.Response:
         return streamed(events("exit:3", "cloud", "cloud"), pause=0.01)
 
@@ -224,8 +263,19 @@ async def test_a_picture_is_drawn_and_a_wrong_format_said(tmp_path: Path) -> Non
     seen = await run(asked, Shape(2, None, None, 6))
     plot(seen, started=asked.started, window=2.0, file=tmp_path / "load.png")
     assert (tmp_path / "load.png").stat().st_size > 10_000
-    with pytest.raises(CommandError, match="cannot be written"):
-        plot(seen, started=asked.started, window=2.0, file=tmp_path / "load.exe")
+
+
+def test_a_picture_that_cannot_be_written_is_said_before_the_load(tmp_path: Path) -> None:
+    check(tmp_path / "load.svg")
+    with pytest.raises(CommandError, match="no picture has such a name"):
+        check(tmp_path / "load.exe")
+    with pytest.raises(CommandError, match="there is no folder"):
+        check(tmp_path / "none" / "load.png")
+
+
+def test_matplotlib_is_imported_for_a_picture_only() -> None:
+    code = "import sys, cli.load.command; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run((sys.executable, "-c", code), check=False).returncode == 0
 
 
 def test_it_runs_where_neither_torch_nor_a_service_is_installed() -> None:
@@ -240,3 +290,11 @@ def test_it_runs_where_neither_torch_nor_a_service_is_installed() -> None:
     assert done.returncode == 1
     assert "1 × connect" in done.stdout
     assert done.stderr.strip().endswith("100.0% of the requests failed")
+
+
+async def test_a_refusing_edge_is_not_hammered() -> None:
+    async def refuse(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(503)
+
+    seen = await run(load(refuse), Shape(users=2, rate=None, seconds=0.9, requests=None))
+    assert 4 <= len(seen) <= 8

@@ -1,13 +1,16 @@
 """What a person gives the load generator: edges, prompts, modes; and what is said of mistakes."""
 
+import io
 from pathlib import Path
 
 import httpx
 import pytest
+from rich.console import Console
 
 from cli.errors import CommandError
 from cli.load import plan
-from cli.load.targets import Target, targets, wait_ready
+from cli.load.report import report, table
+from cli.load.targets import Target, own_names, targets, wait_ready
 
 
 def test_edges_are_named_by_their_address_or_as_asked() -> None:
@@ -35,12 +38,38 @@ def test_what_is_no_edge_is_said(given: list[str], message: str) -> None:
         targets(given, discover=False)
 
 
+def test_an_edge_cannot_be_named_and_discovered() -> None:
+    with pytest.raises(CommandError, match="go by their addresses"):
+        targets(["a=http://localhost:8000"], discover=True)
+
+
+@pytest.mark.parametrize("said", [{"cloud": "lost"}, {"name": 7}, ["?"]])
+async def test_the_table_says_what_edges_call_themselves_where_they_say_it(said: object) -> None:
+    answers = {"a": {"name": "shop-[red]"}, "b": said}
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=answers[request.url.host])
+
+    transport = httpx.MockTransport(answer)
+    clients = [httpx.AsyncClient(transport=transport, base_url=f"http://{host}") for host in "ab"]
+    found = [Target("10.0.0.1:8000", "http://a"), Target("10.0.0.2:8000", "http://b")]
+    named = await own_names(found, clients)
+    assert named == {"10.0.0.1:8000": "shop-[red]"}
+    told = report([], [each.name for each in found], began=0, window=1, started="", load={})
+    shown = io.StringIO()
+    Console(file=shown, width=160).print(table(told, named))
+    assert "│ shop-[red] " in shown.getvalue()
+    assert "│ 10.0.0.1:8000 " in shown.getvalue()
+    assert list(told.json()["edges"]) == ["10.0.0.1:8000", "10.0.0.2:8000"]
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
         ('{"prompt": "a"}\nb\n', r"line 2: not a JSON object"),
         ('{"text": "a"}\n', r"line 1: not a JSON object with a"),
         ('{"prompt": ""}\n', r"line 1: its \"prompt\" is no text"),
+        ('{"prompt": "\\ud83d"}\n', r"line 1: its \"prompt\" is no text"),
         ("\n\n", r"holds no prompt"),
     ],
 )
