@@ -100,8 +100,13 @@ def remarks(told: Report) -> list[str]:
         said.append(f"ended early: {total.stopped} requests were cut off, and did not fail")
     if total.degraded:
         said.append(f"{total.degraded} answers were degraded: the cloud was lost meanwhile")
+    if total.failed:
+        said.append("waits are those of answers that came: failed requests are not in them")
+    unasked = [name for name, summary in told.edges.items() if not summary.requests]
+    if unasked:
+        said.append(f"nothing was asked of {', '.join(unasked)}: more edges than users or sessions")
     if total.requests:
-        said += [_lateness(total), *HOW_COUNTED]
+        said += [*([_lateness(total)] if told.load.get("rate") else []), *HOW_COUNTED]
     return said
 
 
@@ -116,7 +121,6 @@ def _lateness(total: Summary) -> str:
 
 
 def _cells(summary: Summary) -> tuple[str, ...]:
-    per_token = summary.bytes_up / summary.tokens if summary.tokens else None
     return (
         f"{summary.requests}",
         f"{summary.failed}",
@@ -126,7 +130,7 @@ def _cells(summary: Summary) -> tuple[str, ...]:
         _pair(summary.inter_token_seconds),
         _milliseconds(summary.request_seconds.p95),
         _shown(summary.cloud_seconds_per_token, lambda seconds: f"{1000 * seconds:.2f}"),
-        _shown(per_token, lambda count: f"{count:,.0f} B"),
+        _shown(summary.bytes_up_per_token, lambda count: f"{count:,.0f} B"),
     )
 
 

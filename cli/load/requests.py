@@ -12,8 +12,9 @@ from typing import Any
 
 import httpx
 
-# The edge sends a comment every 10 s of silence; twice that is a dead connection.
-SILENCE_SECONDS = 20.0
+# Nothing comes before the first token, which waits its turn where the edge is busy; later the edge
+# sends a comment every 10 s.
+SILENCE_SECONDS = 120.0
 CONNECT_SECONDS = 5.0
 # Cut off because somebody ended the load early: nobody's failure.
 STOPPED = "stopped"

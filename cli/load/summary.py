@@ -48,6 +48,7 @@ class Summary:
     edge_compute_seconds: float
     cloud_compute_seconds: float
     cloud_seconds_per_token: float | None
+    bytes_up_per_token: float | None
     cloud_requests: int
     bytes_up: int
     bytes_down: int
@@ -70,6 +71,8 @@ def summarize(seen: Sequence[Seen], *, started: float, window: float) -> Summary
     spent = {name: sum(each.usage.get(name, 0) for each in seen) for name in USAGE}
     within = sum(time <= started + window for each in seen for time in each.token_times)
     done = [each for each in seen if each.error is None]
+    # What a request cost is told at its end: the tokens of those that broke off are not divided by.
+    told = sum(each.sources.total() for each in seen if each.usage)
     return Summary(
         requests=len(seen),
         errors=dict(Counter(each.error for each in seen if each.error is not None)),
@@ -88,7 +91,8 @@ def summarize(seen: Sequence[Seen], *, started: float, window: float) -> Summary
         sending_lag_seconds=spread(each.sent - each.due for each in seen if each.sent),
         edge_compute_seconds=spent["edge_compute_seconds"],
         cloud_compute_seconds=spent["cloud_compute_seconds"],
-        cloud_seconds_per_token=spent["cloud_compute_seconds"] / tokens if tokens else None,
+        cloud_seconds_per_token=spent["cloud_compute_seconds"] / told if told else None,
+        bytes_up_per_token=spent["bytes_up"] / told if told else None,
         cloud_requests=spent["cloud_requests"],
         bytes_up=spent["bytes_up"],
         bytes_down=spent["bytes_down"],

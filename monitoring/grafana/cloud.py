@@ -36,9 +36,11 @@ def _work() -> list[PanelBuilder]:
         ),
         lines(
             "Request duration",
-            *quantiles(f"tandem_cloud_request_duration_seconds_bucket{{{CLOUD}}}"),
+            *quantiles(
+                f'tandem_cloud_request_duration_seconds_bucket{{{CLOUD},operation="complete"}}'
+            ),
             unit="s",
-            description="From a block's arrival to its report; for a stream to its last one.",
+            description="A token asked for: from the block's arrival to its report.",
         ),
         lines(
             "Engine utilization",

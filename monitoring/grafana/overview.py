@@ -59,14 +59,14 @@ def _glance() -> list[PanelBuilder]:
         ),
         number(
             "Edges up",
-            f"sum(up{{{EDGE}}})",
+            f"sum(up{{{EDGE}}}) or vector(0)",
             unit="none",
             description="Edges that answer Prometheus.",
             steps=((None, "red"), (1, "green")),
         ),
         number(
             "Cloud replicas up",
-            'sum(up{job="cloud"})',
+            'sum(up{job="cloud"}) or vector(0)',
             unit="none",
             description="Replicas of the cloud that answer Prometheus.",
             steps=((None, "red"), (1, "green")),
@@ -78,7 +78,7 @@ def _sources() -> list[PanelBuilder]:
     return [
         lines(
             "Offload ratio by edge",
-            Query("tandem:offload_ratio:rate5m", "{{edge}}"),
+            Query('tandem:offload_ratio:rate5m{edge=~"$edge"}', "{{edge}}"),
             Query("tandem:fleet_offload_ratio:rate5m", "all"),
             unit="percentunit",
             description="Tokens the cloud chose over all tokens, in five minutes. It rises when "
@@ -206,8 +206,10 @@ def _costs() -> list[PanelBuilder]:
         ),
         lines(
             "Cloud request duration",
-            *quantiles(f"tandem_cloud_request_duration_seconds_bucket{{{EDGE}}}"),
+            *quantiles(
+                f'tandem_cloud_request_duration_seconds_bucket{{{EDGE},operation="complete"}}'
+            ),
             unit="s",
-            description="Requests to the cloud as edges see them: network and pass.",
+            description="Asking the cloud for a token, as edges see it: network and pass.",
         ),
     ]

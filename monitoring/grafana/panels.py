@@ -124,7 +124,7 @@ def number(
         .height(4)
         .graph_mode(common_models.BigValueGraphMode.AREA)
         .color_mode(common_models.BigValueColorMode.VALUE)
-        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .reduce_options(common.ReduceDataOptions().calcs(["last"]))
         .no_value("no traffic")
         .thresholds(
             dashboard.ThresholdsConfig()

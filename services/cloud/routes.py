@@ -121,6 +121,9 @@ class Surface:
             outcome = error.code
             self.metrics.refused(error)
             raise
+        except Exception:
+            outcome = "internal"
+            raise
         finally:
             self.metrics.running.dec()
             self.metrics.requests.labels(operation=operation, outcome=outcome).inc()

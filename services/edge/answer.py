@@ -58,7 +58,8 @@ class Answer:
     metrics: EdgeMetrics
     load: Load
     compute_format: str
-    began: float = field(default_factory=time.perf_counter)
+    # When the request came in, on `time.perf_counter`'s clock.
+    began: float
     text: str = ""
     finished: bool = False
     views: list[TokenView] = field(default_factory=list)
@@ -78,6 +79,11 @@ class Answer:
                             break
             except TandemError as error:
                 failure = error.code
+                self.metrics.refused(error)
+                raise
+            except Exception:
+                # A mistake of ours, or the device's: not a user who left.
+                failure = "internal"
                 raise
             finally:
                 self._account(failure)

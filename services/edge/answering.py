@@ -5,6 +5,7 @@ Knows the public request type but not HTTP; `answer` does the rest.
 
 import asyncio
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -95,18 +96,19 @@ class Answering:
             Overloaded: as many requests as allowed are running.
             CloudLost, Unfit: the mode promises the full model's text and no cloud is there.
         """
+        began = time.perf_counter()
         try:
             self.load.require_room()
             # Tokenizing a body of the largest size takes seconds: the event loop goes on meanwhile.
             ids = await asyncio.to_thread(self.text.encode, request.inputs)
             self.load.require_room()
-            return self._prepare(request, ids)
+            return self._prepare(request, ids, began)
         except TandemError as error:
             self.metrics.failures.labels(reason=error.code).inc()
             self.metrics.refused(error)
             raise
 
-    def _prepare(self, request: GenerateRequest, ids: list[int]) -> Answer:
+    def _prepare(self, request: GenerateRequest, ids: list[int], began: float) -> Answer:
         parameters = request.parameters
         rules = self._rules(parameters)
         self._check_length(ids, request)
@@ -129,6 +131,7 @@ class Answering:
             metrics=self.metrics,
             load=self.load,
             compute_format=self.identity.compute_format,
+            began=began,
         )
 
     def _rules(self, parameters: Parameters) -> Rules:

@@ -28,8 +28,8 @@ class LinkState(Protocol):
     """What the gauges show of the path to the cloud."""
 
     @property
-    def up(self) -> bool:
-        """Whether the cloud answers and fits."""
+    def state(self) -> str:
+        """`reachable` where the cloud answers and fits."""
 
     @property
     def round_trip_seconds(self) -> float | None:
@@ -170,5 +170,5 @@ class EdgeMetrics(ServiceMetrics):
             if link is not None or mode == "standalone":
                 expect(self.tokens, those, (mode,))
         if link is not None:
-            self.link_up.set_function(lambda: float(link.up))
+            self.link_up.set_function(lambda: float(link.state == "reachable"))
             self.round_trip.set_function(lambda: link.round_trip_seconds or 0.0)

@@ -20,6 +20,8 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 # How long an answer of the name service is believed.
 RESOLVED_SECONDS = 10.0
+# How long the name service may take.
+RESOLVING_SECONDS = 2.0
 # How long an address that could not be reached is tried last.
 AVOIDED_SECONDS = 30.0
 
@@ -55,38 +57,54 @@ class Replicas(httpx.AsyncBaseTransport):
         self._clock = clock
         self._known: list[str] = []
         self._known_until = 0.0
+        self._asking = asyncio.Lock()
         self._avoided_until: dict[str, float] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send to the first replica that takes a connection; only connecting is tried again.
+        """Send to the first replica that takes a connection; only connecting is tried again. One
+        that takes it and then does not answer is avoided by later requests.
 
         Raises:
-            httpx.ConnectError, httpx.ConnectTimeout: none of them takes one.
+            httpx.TransportError: none takes a connection, or the one that did failed.
         """
         host = request.url.host
         port = request.url.port or {"http": 80, "https": 443}[request.url.scheme]
         order = await self._order(host, port)
         for address in order[:-1]:
             try:
-                return await self._beneath.handle_async_request(_to(address, request))
+                return await self._sent(address, request)
             except (httpx.ConnectError, httpx.ConnectTimeout):
-                self._avoid(address)
-        try:
-            return await self._beneath.handle_async_request(_to(order[-1], request))
-        except (httpx.ConnectError, httpx.ConnectTimeout):
-            self._avoid(order[-1])
-            raise
+                continue
+        return await self._sent(order[-1], request)
 
     async def aclose(self) -> None:
         """Close the connections beneath."""
         await self._beneath.aclose()
 
+    async def _sent(self, address: str, request: httpx.Request) -> httpx.Response:
+        try:
+            return await self._beneath.handle_async_request(_to(address, request))
+        except httpx.TransportError:
+            self._avoid(address)
+            raise
+
     async def _order(self, host: str, port: int) -> list[str]:
+        if self._clock() >= self._known_until or not self._known:
+            async with self._asking:
+                if self._clock() >= self._known_until or not self._known:
+                    await self._ask(host, port)
         now = self._clock()
-        if now >= self._known_until or not self._known:
-            self._known = ranked(self._edge, await self._resolve(host, port))
-            self._known_until = now + RESOLVED_SECONDS
         return sorted(self._known, key=lambda each: self._avoided_until.get(each, 0.0) > now)
+
+    async def _ask(self, host: str, port: int) -> None:
+        """Ask the name service; where it fails, what was known before goes on to hold."""
+        try:
+            async with asyncio.timeout(RESOLVING_SECONDS):
+                self._known = ranked(self._edge, await self._resolve(host, port))
+        except (TimeoutError, httpx.ConnectError) as error:
+            if not self._known:
+                raise httpx.ConnectError(f"{host}: no address ({error})") from error
+        self._known_until = self._clock() + RESOLVED_SECONDS
 
     def _avoid(self, address: str) -> None:
         now = self._clock()

@@ -121,8 +121,13 @@ def _event(token: TokenView, answer: Answer, *, with_details: bool) -> bytes:
     return _sse({"token": token.model_dump(), "generated_text": text, "details": details})
 
 
+# Line ends to some readers of a stream, though not to JSON.
+_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
+
+
 def _sse(body: object) -> bytes:
-    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+    text = json.dumps(body, ensure_ascii=False).translate(_LINE_ENDS)
+    return b"data: " + text.encode() + b"\n\n"
 
 
 async def _abandon(upcoming: "asyncio.Future[bytes | None]", events: AsyncGenerator[bytes]) -> None:

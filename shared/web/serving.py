@@ -22,6 +22,9 @@ from shared.runtime.cores import model_threads, usable_cores
 
 _log = logging.getLogger(__name__)
 
+# How long an idle connection is kept: longer than clients and proxies keep theirs, so that no
+# request meets a connection that is being closed.
+KEEP_ALIVE_SECONDS = 75
 # As many connections may wait to be accepted as uvicorn allows by default.
 _BACKLOG = 2048
 
@@ -97,6 +100,7 @@ def _serve(app: FastAPI, listening: list[socket.socket], *, grace_seconds: int) 
         signal.signal(stop, _leave)
     config = uvicorn.Config(
         app,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=grace_seconds,

@@ -56,7 +56,7 @@ def test_the_example_lists_every_variable_of_the_compose_file_with_its_default()
 
 def _defaults_of_compose() -> dict[str, str]:
     """The variables the compose file gives a default."""
-    found = re.findall(r"\$\{([A-Z0-9_]+):-([^}]*)\}", COMPOSE_TEXT)
+    found = re.findall(r"\$\{([A-Z0-9_]+):?-([^}]*)\}", COMPOSE_TEXT)
     assert len(dict(found)) == len(set(found)), "a variable with two defaults"
     return dict(found)
 

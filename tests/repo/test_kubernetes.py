@@ -175,7 +175,7 @@ def test_compose_and_kubernetes_agree_on_names_ports_and_images() -> None:
 
 def test_compose_and_kubernetes_tell_the_edge_of_the_same_cloud() -> None:
     url = named(rendered("fleet"), "ConfigMap", "edge-settings")["data"]["TANDEM_EDGE_CLOUD_URL"]
-    assert COMPOSE["edge"]["environment"]["TANDEM_EDGE_CLOUD_URL"].endswith(f":-{url}}}")
+    assert COMPOSE["edge"]["environment"]["TANDEM_EDGE_CLOUD_URL"].endswith(f"-{url}}}")
 
 
 @each_overlay

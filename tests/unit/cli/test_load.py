@@ -104,7 +104,7 @@ async def test_open_loop_counts_a_wait_from_when_the_request_was_due() -> None:
     assert summary.sending_lag_seconds.p99 > 0.3
     assert summary.time_to_first_token_seconds.p99 is not None
     assert summary.time_to_first_token_seconds.p99 > summary.sending_lag_seconds.p99
-    told = report(seen, ["edge-0"], began=0, window=1, started="", load={})
+    told = report(seen, ["edge-0"], began=0, window=1, started="", load={"rate": 100})
     assert any("generator itself was late" in each for each in remarks(told))
 
 

@@ -1,5 +1,6 @@
 """An edge stays with one replica of the cloud, moves where it must, and edges spread over all."""
 
+import asyncio
 from collections import Counter
 
 import httpx
@@ -15,12 +16,15 @@ class Network(httpx.AsyncBaseTransport):
 
     def __init__(self) -> None:
         self.gone: set[str] = set()
+        self.hung: set[str] = set()
         self.asked: list[httpx.Request] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request)
         if request.url.host in self.gone:
             raise httpx.ConnectError("refused", request=request)
+        if request.url.host in self.hung:
+            raise httpx.ReadTimeout("silence", request=request)
         return httpx.Response(200, text=request.url.host)
 
 
@@ -38,6 +42,9 @@ class World:
     async def _resolve(self, host: str, port: int) -> list[str]:
         assert (host, port) == ("cloud", 8001)
         self.resolved += 1
+        await asyncio.sleep(0)
+        if not self.names:
+            raise httpx.ConnectError("temporary failure in name resolution")
         return list(self.names)
 
     async def ask(self) -> str:
@@ -94,6 +101,36 @@ async def test_with_nobody_there_the_error_is_the_network_s() -> None:
     with pytest.raises(httpx.ConnectError, match="refused"):
         await world.ask()
     assert len(world.network.asked) == len(THREE)
+
+
+async def test_a_name_service_that_fails_for_a_while_loses_no_replica() -> None:
+    world = World()
+    first = await world.ask()
+    world.names.clear()
+    world.now += 60
+    assert await world.ask() == first
+
+
+async def test_a_name_service_that_never_knew_is_a_connection_error() -> None:
+    world = World()
+    world.names.clear()
+    with pytest.raises(httpx.ConnectError, match="no address"):
+        await world.ask()
+
+
+async def test_many_requests_at_once_look_the_name_up_once() -> None:
+    world = World()
+    assert len(set(await asyncio.gather(*(world.ask() for _ in range(20))))) == 1
+    assert world.resolved == 1
+
+
+async def test_a_replica_that_takes_connections_and_does_not_answer_is_left() -> None:
+    world = World()
+    first = await world.ask()
+    world.network.hung.add(first)
+    with pytest.raises(httpx.ReadTimeout):
+        await world.ask()
+    assert await world.ask() != first
 
 
 async def test_a_failure_after_connecting_is_not_sent_elsewhere() -> None:
