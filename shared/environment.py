@@ -60,7 +60,8 @@ def read(settings: type[S]) -> S:
     except ValidationError as error:
         prefix = settings.model_config.get("env_prefix", "")
         wrong = (
-            f"{prefix}{'.'.join(map(str, each['loc'])).upper()}: "
+            # What is wrong with several settings together has no place of its own.
+            (f"{prefix}{'.'.join(map(str, each['loc'])).upper()}: " if each["loc"] else "")
             + each["msg"].removeprefix("Value error, ")
             for each in error.errors(include_url=False)
         )

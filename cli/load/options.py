@@ -19,7 +19,12 @@ Rate = Annotated[
 ]
 Duration = Annotated[float | None, typer.Option(min=0.1, help="Seconds of load.")]
 Requests = Annotated[int | None, typer.Option(min=1, help="Requests, instead of seconds.")]
-Modes = Annotated[list[str] | None, typer.Option(help="MODE[=WEIGHT]; repeat for a mixture.")]
+Modes = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="MODE[=WEIGHT]; repeat for a mixture. Else collaborative, whatever the edge's own."
+    ),
+]
 Turns = Annotated[
     int, typer.Option(min=1, help="Requests a session, each continuing the text so far.")
 ]

@@ -30,6 +30,8 @@ class Report:
     edges: dict[str, Summary]
     modes: dict[str, Summary]
     total: Summary
+    # The first failure of each reason in the edge's own words.
+    said: dict[str, str]
 
     @property
     def error_share(self) -> float:
@@ -64,6 +66,7 @@ def report(
         edges={name: of(lambda each, name=name: each.edge == name) for name in edges},  # type: ignore[misc]
         modes={mode: of(lambda each, mode=mode: each.mode == mode) for mode in modes},  # type: ignore[misc]
         total=of(lambda each: True),
+        said={each.error: each.said for each in reversed(seen) if each.error and each.said},
     )
 
 
@@ -95,7 +98,10 @@ def remarks(told: Report) -> list[str]:
     """What a reader of the table should know besides."""
     total = told.total
     reasons = sorted(item for item in total.errors.items() if item[0] != STOPPED)
-    said = [f"failed: {count} × {reason}" for reason, count in reasons]
+    said = [
+        f"failed: {count} × {reason}" + (f" ({told.said[reason]})" if reason in told.said else "")
+        for reason, count in reasons
+    ]
     if total.stopped:
         said.append(f"ended early: {total.stopped} requests were cut off, and did not fail")
     if total.degraded:

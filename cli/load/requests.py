@@ -37,6 +37,8 @@ class Seen:
     sources: Counter[str] = field(default_factory=Counter)
     ended: float | None = None
     error: str | None = None
+    # What the edge, or this machine, said of a failure.
+    said: str = ""
     degraded: bool = False
     text: str = ""
     usage: dict[str, Any] = field(default_factory=dict)
@@ -63,18 +65,27 @@ async def ask(
         async with client.stream("POST", "/generate", json=body) as response:
             if response.status_code != httpx.codes.OK:
                 seen.error = f"http_{response.status_code}"
+                seen.said = _said(await response.aread())
                 return
             await _read(response.aiter_lines(), seen)
     except BadStream as error:
         seen.error = str(error)
-    except httpx.ConnectError:
-        seen.error = "connect"
+    except httpx.ConnectError as error:
+        seen.error, seen.said = "connect", str(error)
     except httpx.TimeoutException:
         seen.error = "timeout"
     except httpx.HTTPError:
         seen.error = "broken"
     finally:
         seen.ended = time.monotonic()
+
+
+def _said(body: bytes) -> str:
+    """The reason in a refusal's body."""
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode(errors="replace")
 
 
 async def _read(lines: AsyncIterator[str], seen: Seen) -> None:
@@ -85,6 +96,7 @@ async def _read(lines: AsyncIterator[str], seen: Seen) -> None:
         try:
             event = json.loads(line.removeprefix("data:"))
             if "error" in event:
+                seen.said = str(event["error"])
                 raise BadStream(f"stream_{event.get('error_type', 'error')}")
             if event.get("token") is not None:
                 seen.token_times.append(now)

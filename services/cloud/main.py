@@ -16,7 +16,7 @@ from services.cloud.metrics import CloudMetrics
 from services.cloud.routes import Surface
 from services.cloud.settings import Settings
 from services.cloud.welcome import Welcome
-from shared import environment
+from shared import __version__, environment
 from shared.decoding.sampling import Choice
 from shared.errors import BadModel
 from shared.model import SpanModel, probe_tau
@@ -61,7 +61,8 @@ def create_app(settings: Settings, model: SpanModel) -> FastAPI:
     )
     metrics.tau.set(probe_tau(model))
     shown = _shown(welcome, manifest.compute_format)
-    metrics.build.info({key: str(value) for key, value in shown.items()})
+    told = {"version": __version__, "model": manifest.model, **shown}
+    metrics.build.info({key: str(value) for key, value in told.items()})
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

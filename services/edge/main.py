@@ -25,7 +25,7 @@ from services.edge.replicas import Replicas
 from services.edge.routes import Surface
 from services.edge.settings import Settings
 from services.edge.text import TextCodec
-from shared import environment
+from shared import __version__, environment
 from shared.errors import BadModel
 from shared.model import Manifest, SpanModel
 from shared.protocol.version import PROTOCOL_VERSION
@@ -175,6 +175,7 @@ def _name(settings: Settings) -> str:
 def _shown(settings: Settings, manifest: Manifest) -> dict[str, object]:
     return {
         "name": _name(settings),
+        "version": __version__,
         "model": manifest.model,
         "fingerprint": manifest.fingerprint,
         "split": manifest.split,

@@ -3,9 +3,10 @@ handed down.
 """
 
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.edge.policy import Mode
@@ -71,3 +72,10 @@ class Settings(BaseSettings):
         if url and (parts.scheme not in ("http", "https") or not parts.hostname):
             raise ValueError(f"{url!r} is no URL such as http://cloud:8001")
         return url
+
+    @model_validator(mode="after")
+    def _mode_that_can_be_served(self) -> Self:
+        """Refuse a default mode that needs the cloud where none is named; unasked, it follows."""
+        if not self.cloud_url and "mode" in self.model_fields_set and self.mode != "standalone":
+            raise ValueError(f"mode {self.mode} needs a cloud_url; without one it is `standalone`")
+        return self

@@ -4,6 +4,7 @@ A bundle holds `manifest.json`, `config.json`, the tokenizer's files, for quanti
 `quantization.json`, and safetensors files whose tensors are exactly those the manifest promises.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -75,6 +76,8 @@ def _require_bundle(folder: Path) -> None:
     """Refuse what is often given for a bundle, saying what it is."""
     if not folder.is_dir():
         raise BadModel(f"there is no folder {folder}: `tandem partition` writes bundles")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise BadModel(f"{folder} may not be read by user {os.getuid()}: give it read permission")
     if (folder / FILE).exists():
         return
     if (folder / "config.json").exists():

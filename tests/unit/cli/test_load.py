@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 
 import httpx
@@ -16,48 +15,13 @@ import pytest
 
 from cli.errors import CommandError
 from cli.load import plan
-from cli.load.plot import check, plot
+from cli.load.plot import check
 from cli.load.progress import Progress
 from cli.load.report import remarks, report
 from cli.load.requests import Seen
 from cli.load.run import Load, Shape
-from cli.load.summary import spread, summarize
-from cli.load.targets import Target
-
-Answer = Callable[[httpx.Request], Coroutine[None, None, httpx.Response]]
-DETAILS = {"degraded": False, "usage": {"cloud_requests": 1, "cloud_compute_seconds": 0.5}}
-MODES = {"collaborative": 3.0, "cloud": 1.0}
-
-
-def events(*sources: str) -> list[dict[str, object]]:
-    """A whole generation: one event a token, the last with details."""
-    said: list[dict[str, object]] = [{"token": {"source": source}} for source in sources]
-    said[-1] |= {"generated_text": " and on", "details": DETAILS}
-    return said
-
-
-def streamed(said: list[dict[str, object]], pause: float = 0.0) -> httpx.Response:
-    async def body() -> AsyncIterator[bytes]:
-        yield b": still there\n\n"
-        for event in said:
-            await asyncio.sleep(pause)
-            yield b"data:" + json.dumps(event).encode() + b"\n\n"
-
-    return httpx.Response(200, content=body())
-
-
-def load(answer: Answer, *, edges: int = 1, turns: int = 1) -> Load:
-    """A load on edges that answer so."""
-    transport = httpx.MockTransport(answer)
-    clients = [httpx.AsyncClient(transport=transport, base_url="http://e") for _ in range(edges)]
-    named = [Target(f"edge-{n}", "http://e") for n in range(edges)]
-    sessions = plan.Plan(["one", "two", "three"], MODES, edges, turns, seed=3)
-    return Load(named, clients, sessions, {"max_new_tokens": 4})
-
-
-async def run(asked: Load, shape: Shape, stopped: asyncio.Event | None = None) -> list[Seen]:
-    await asked.run(shape, stopped or asyncio.Event())
-    return asked.seen
+from cli.load.summary import summarize
+from tests.support.mock_edge import MODES, events, load, run, streamed
 
 
 async def test_a_session_depends_on_seed_and_number_only() -> None:
@@ -233,36 +197,6 @@ async def test_progress_counts_what_ended_once_and_what_is_under_way_each_time()
     asked.seen.append(Seen("e", "cloud", 4.0, token_times=[5.0]))
     for _ in range(2):
         assert progress.line().endswith("3 requests, 1 under way, 1 failed, 3 tokens")
-
-
-async def test_throughput_counts_only_what_arrived_while_the_load_was_on() -> None:
-    seen = Seen("e", "cloud", due=10.0, sent=10.0, token_times=[10.5, 11.0, 12.5], ended=13.0)
-    seen.sources.update({"cloud": 2, "exit:3": 1})
-    seen.usage = {"cloud_compute_seconds": 0.3}
-    summary = summarize([seen], started=10.0, window=2.0)
-    assert summary.tokens_per_second == 1.0
-    assert (summary.tokens, summary.offload_ratio) == (3, 2 / 3)
-    assert summary.cloud_seconds_per_token == pytest.approx(0.1)
-    assert summary.time_to_first_token_seconds.p50 == 0.5
-    assert (summary.inter_token_seconds.p50, summary.inter_token_seconds.p99) == (0.5, 1.5)
-    assert summary.request_seconds.mean == 3.0
-
-
-def test_percentiles_are_by_nearest_rank() -> None:
-    hundred = spread(float(n) for n in range(1, 101))
-    assert (hundred.p50, hundred.p95, hundred.p99, hundred.mean) == (50, 95, 99, 50.5)
-    assert spread([7.0]).p50 == spread([7.0]).p99 == 7.0
-    assert spread([]).p95 is None
-
-
-async def test_a_picture_is_drawn(tmp_path: Path) -> None:
-    async def answer(request: httpx.Request) -> httpx.Response:
-        return streamed(events("exit:3", "cloud", "cloud"), pause=0.01)
-
-    asked = load(answer)
-    seen = await run(asked, Shape(2, None, None, 6))
-    plot(seen, started=asked.started, window=2.0, file=tmp_path / "load.png")
-    assert (tmp_path / "load.png").stat().st_size > 10_000
 
 
 def test_a_picture_that_cannot_be_written_is_said_before_the_load(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What is often given for a bundle, and what is said of it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,4 +34,12 @@ def test_the_folder_of_both_bundles_names_them() -> None:
 
 def test_an_empty_folder_holds_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(BadModel, match="holds no bundle"):
+        load_bundle(tmp_path)
+
+
+def test_a_folder_one_may_not_read_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(BadModel, match=r"may not be read by user \d+"):
         load_bundle(tmp_path)

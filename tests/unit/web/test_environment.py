@@ -125,3 +125,16 @@ def test_no_cloud_and_whole_urls_are_taken(url: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TANDEM_EDGE_BUNDLE", "/bundle")
     monkeypatch.setenv("TANDEM_EDGE_CLOUD_URL", url)
     assert environment.read(EdgeSettings).cloud_url == url
+
+
+def test_a_default_mode_that_no_cloud_serves_is_refused_if_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TANDEM_EDGE_BUNDLE", "/bundle")
+    monkeypatch.setenv("TANDEM_EDGE_CLOUD_URL", "")
+    assert environment.read(EdgeSettings).mode == "collaborative"
+    monkeypatch.setenv("TANDEM_EDGE_MODE", "cloud")
+    with pytest.raises(SystemExit, match="mode cloud needs a cloud_url"):
+        environment.read(EdgeSettings)
+    monkeypatch.setenv("TANDEM_EDGE_MODE", "standalone")
+    assert environment.read(EdgeSettings).mode == "standalone"
