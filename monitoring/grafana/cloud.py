@@ -16,7 +16,7 @@ def cloud() -> Dashboard:
         "Tandem / Cloud and contexts",
         "tandem-cloud",
         "What the cloud computes, and the sessions it holds.",
-        (("Work", _work()), ("Contexts", _contexts()), ("Agreement", _agreement())),
+        (("Work", [*_work(), *_steps()]), ("Contexts", _contexts()), ("Agreement", _agreement())),
         variables=[("replica", 'up{job="cloud"}')],
     )
 
@@ -29,7 +29,11 @@ def _work() -> list[PanelBuilder]:
     return [
         lines(
             "Requests by operation and outcome",
-            _by("operation, outcome", "tandem_cloud_requests_total", "{{operation}}: {{outcome}}"),
+            Query(
+                f"sum by (operation, outcome) (rate(tandem_cloud_requests_total{{{CLOUD}}}{RATE}))"
+                " > 0",
+                "{{operation}}: {{outcome}}",
+            ),
             unit="reqps",
             description="complete: a token asked for; upload: states without a question; stream: a "
             "whole generation.",
@@ -47,6 +51,7 @@ def _work() -> list[PanelBuilder]:
             _by("replica", "tandem_compute_seconds_total", "{{replica}}"),
             unit="percentunit",
             description="Share of the time a replica's engine computes.",
+            reach=1,
         ),
         lines(
             "Passes waiting",
@@ -59,8 +64,15 @@ def _work() -> list[PanelBuilder]:
             "Queue time",
             *quantiles(f"tandem_request_queue_time_seconds_bucket{{{CLOUD}}}"),
             unit="s",
-            description="What a pass waited for its first step.",
+            description="What a pass waited for its first step. The dashed line is the alert's "
+            "limit for the p95.",
+            limit=0.25,
         ),
+    ]
+
+
+def _steps() -> list[PanelBuilder]:
+    return [
         heat(
             "Rows in a step",
             f"sum by (le) (increase(tandem_step_rows_bucket{{{CLOUD}}}{RATE}))",
@@ -102,6 +114,7 @@ def _contexts() -> list[PanelBuilder]:
             unit="percentunit",
             description="Logs and KV over TANDEM_CLOUD_CONTEXT_BYTES. Near 1, idle sessions lose "
             "their KV and then themselves.",
+            reach=1,
         ),
         lines(
             "Sessions opened and ended",
@@ -128,7 +141,9 @@ def _agreement() -> list[PanelBuilder]:
             Query("tandem:disagreement_ratio:rate5m", "of the tokens looked at"),
             unit="percentunit",
             description="Of the tokens edges kept and the full model looked at later, those it "
-            "would not have chosen. It is what thresholds trade for offloading.",
+            "would not have chosen. It is what thresholds trade for offloading. The dashed line is "
+            "the alert's limit.",
+            limit=0.15,
         ),
         lines(
             "Kept tokens looked at",

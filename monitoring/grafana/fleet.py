@@ -54,13 +54,16 @@ def _tokens() -> list[PanelBuilder]:
             "Time to first token, p95",
             _p95("tandem_time_to_first_token_seconds"),
             unit="s",
-            description="From request to first token.",
+            description="From request to first token. The dashed line is the alert's limit.",
+            limit=5,
         ),
         lines(
             "Between tokens, p95",
             _p95("tandem_inter_token_latency_seconds"),
             unit="s",
-            description="Between one token of a request and the next.",
+            description="Between one token of a request and the next. The dashed line is the "
+            "alert's limit.",
+            limit=0.5,
         ),
     ]
 
@@ -94,7 +97,11 @@ def _link() -> list[PanelBuilder]:
         ),
         lines(
             "Cloud requests by outcome",
-            _sum("tandem_cloud_requests_total", "{{operation}}: {{outcome}}", "operation, outcome"),
+            Query(
+                f"sum by (operation, outcome) (rate(tandem_cloud_requests_total{{{EDGE}}}{RATE}))"
+                " > 0",
+                "{{operation}}: {{outcome}}",
+            ),
             unit="reqps",
             description="Requests of the chosen edges to the cloud.",
         ),
@@ -120,12 +127,16 @@ def _engines() -> list[PanelBuilder]:
             _sum("tandem_compute_seconds_total"),
             unit="percentunit",
             description="Share of the time the edge's engine computes. Near 1, tokens wait for it.",
+            reach=1,
         ),
         lines(
             "KV cache",
             Query(f"max by (edge) (tandem_kv_cache_usage_ratio{{{EDGE}}})", "{{edge}}"),
             unit="percentunit",
-            description="KV cache in use over TANDEM_EDGE_KV_BYTES.",
+            description="KV cache in use over TANDEM_EDGE_KV_BYTES. The dashed line is the "
+            "alert's limit.",
+            reach=1,
+            limit=0.9,
         ),
         lines(
             "Rejected for want of room",

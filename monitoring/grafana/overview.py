@@ -140,6 +140,7 @@ def _serving() -> list[PanelBuilder]:
             ),
             unit="percentunit",
             description="KV cache in use over its budget.",
+            reach=1,
         ),
     ]
 

@@ -44,8 +44,13 @@ def lines(
     description: str,
     stacked: bool = False,
     most: float | None = None,
+    reach: float | None = None,
+    limit: float | None = None,
 ) -> timeseries.Panel:
-    """Series over time from 0 up, two panels a row; `most` fixes the axis' end."""
+    """Series over time from 0 up, two panels a row.
+
+    `most` fixes the axis' end, `reach` is the least it shows; a dashed line stands at `limit`.
+    """
     panel = (
         timeseries.Panel()
         .title(title)
@@ -77,6 +82,12 @@ def lines(
         )
     if most is not None:
         panel = panel.max(most)
+    if reach is not None:
+        panel = panel.axis_soft_max(reach)
+    if limit is not None:
+        panel = panel.thresholds(_colours((None, "transparent"), (limit, "red"))).thresholds_style(
+            common.GraphThresholdsStyleConfig().mode(common_models.GraphTresholdsStyleMode.DASHED)
+        )
     for at, query in enumerate(queries):
         panel = panel.with_target(_target(query, at))
     return panel
@@ -126,11 +137,7 @@ def number(
         .color_mode(common_models.BigValueColorMode.VALUE)
         .reduce_options(common.ReduceDataOptions().calcs(["last"]))
         .no_value("no traffic")
-        .thresholds(
-            dashboard.ThresholdsConfig()
-            .mode(models.ThresholdsMode.ABSOLUTE)
-            .steps([models.Threshold(value=value, color=color) for value, color in steps])
-        )
+        .thresholds(_colours(*steps))
         .with_target(_target(Query(expr, ""), 0))
     )
 
@@ -190,6 +197,14 @@ def board(
         for panel in panels:
             made = made.with_panel(panel.id(next(numbers)))
     return made
+
+
+def _colours(*steps: tuple[float | None, str]) -> dashboard.ThresholdsConfig:
+    return (
+        dashboard.ThresholdsConfig()
+        .mode(models.ThresholdsMode.ABSOLUTE)
+        .steps([models.Threshold(value=value, color=color) for value, color in steps])
+    )
 
 
 def _target(query: Query, at: int) -> prometheus.Dataquery:

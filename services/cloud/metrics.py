@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from shared.web.metrics import ServiceMetrics, expect
 
 OPERATIONS = ("upload", "catch_up", "complete", "stream", "close")
+OUTCOMES = ("ok", "cancelled", "overloaded", "out_of_memory", "invalid", "compute", "internal")
 MODES = ("collaborative", "cloud", "split")
 CODECS = ("fp32", "fp16", "int8", "ids")
 PASS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -48,7 +49,7 @@ class CloudMetrics(ServiceMetrics):
             "Blocks answered with the position to send again from: what came before is not here",
             registry=registry,
         )
-        expect(self.requests, OPERATIONS, ("ok",))
+        expect(self.requests, OPERATIONS, OUTCOMES)
         expect(self.duration, OPERATIONS)
         expect(self.uplink, CODECS)
 

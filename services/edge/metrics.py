@@ -15,6 +15,11 @@ TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2,
 TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 MODES: tuple[Mode, ...] = get_args(Mode)
 OPERATIONS = ("upload", "complete", "stream", "close")
+# How a request to the cloud ends, of what can be listed: any `status_<n>` may come besides.
+OUTCOMES = (
+    "ok", "cancelled", "refused", "timeout", "broken", "malformed", "pool", "overloaded",
+    "out_of_memory", "mismatch",
+)  # fmt: skip
 CODECS = ("fp32", "fp16", "int8", "ids")
 # Codes of `shared.errors` a request can end with, and its user leaving.
 FAILURES = (
@@ -135,7 +140,7 @@ class EdgeMetrics(ServiceMetrics):
             ["codec"],
             registry=registry,
         )
-        expect(self.cloud_requests, OPERATIONS, ("ok",))
+        expect(self.cloud_requests, OPERATIONS, OUTCOMES)
         expect(self.cloud_duration, OPERATIONS)
         expect(self.uplink, CODECS)
         self.downlink = Counter(

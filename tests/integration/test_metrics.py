@@ -8,7 +8,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from tests.support.apps import PATIENCE, ask
+from tests.support.apps import PATIENCE, ask, edge_client
 from tests.support.prompts import prompts
 from tests.support.reference import text
 from tests.support.services import Services
@@ -145,6 +145,8 @@ async def test_what_requests_and_sessions_came_to_is_counted_once(services: Serv
 
     spent = sum(each["generated_tokens"] for each in details)
     assert total("edge", "tandem_request_prompt_tokens_count") == len(answers)
+    prompted = total("edge", "tandem_prompt_tokens_total")
+    assert prompted == total("edge", "tandem_request_prompt_tokens_sum") > len(answers)
     assert total("edge", "tandem_request_generation_tokens_sum") == spent
     assert total("edge", "tandem_degraded_requests_total") == 0
     # Every session but the standalone one was opened once, and closed once or is about to be.
@@ -155,3 +157,35 @@ async def test_what_requests_and_sessions_came_to_is_counted_once(services: Serv
     for role in ("edge", "cloud"):
         assert total(role, "tandem_request_queue_time_seconds_count") > len(answers)
         assert 0 <= after[role]["tandem_kv_cache_usage_ratio"][0].value < 1
+
+
+async def test_what_the_full_model_looked_at_is_counted_with_what_it_disagreed_with(
+    services: Services,
+) -> None:
+    before = samples(services.cloud.metrics())
+    kept = 0
+    async with httpx.AsyncClient(base_url=services.edge.url, timeout=PATIENCE) as edge:
+        for prompt in prompts(text(), 4):
+            answer = await ask(edge, prompt, mode="collaborative", max_new_tokens=24)
+            sources = Counter(answer["details"]["usage"]["tokens_by_source"])
+            kept += sources.total() - sources["cloud"]
+    after = samples(services.cloud.metrics())
+    looked_at, disagreed = (
+        after[name][0].value - before[name][0].value
+        for name in ("tandem_judged_tokens_total", "tandem_disagreed_tokens_total")
+    )
+    # Those kept after a session's last question are not seen.
+    assert 0 < looked_at <= kept
+    assert 0 <= disagreed <= looked_at
+    assert after["tandem_numeric_tau"][0].value > 0
+
+
+async def test_a_request_that_goes_on_without_the_cloud_is_counted_once() -> None:
+    async with edge_client("http://127.0.0.1:9") as edge:
+        for mode in ("collaborative", "standalone"):
+            answer = await ask(edge, "Once upon", mode=mode, max_new_tokens=8, threshold=1.0)
+            assert answer["details"]["degraded"] == (mode == "collaborative")
+        seen = samples((await edge.get("/metrics")).text)
+    assert seen["tandem_degraded_requests_total"][0].value == 1
+    fallback = by(seen, "tandem_tokens_total", "source", mode="collaborative")["fallback"]
+    assert fallback > 0

@@ -21,6 +21,15 @@ VLLM = (
     "Request generation length", "Finish reason", "Queue time",
 )  # fmt: skip
 
+# Panels that draw the limit of an alert.
+LIMITS = {
+    ("fleet", "Time to first token, p95"): "TandemSlowFirstToken",
+    ("fleet", "Between tokens, p95"): "TandemSlowTokens",
+    ("fleet", "KV cache"): "TandemEdgeKvNearlyFull",
+    ("cloud", "Queue time"): "TandemCloudQueueing",
+    ("cloud", "Disagreement"): "TandemDisagreementHigh",
+}
+
 each_board = pytest.mark.parametrize("board", BOARDS)
 
 
@@ -44,6 +53,20 @@ def test_every_panel_says_what_it_shows_and_in_which_unit(board: str) -> None:
             assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
         if panel["type"] == "timeseries":
             assert panel["fieldConfig"]["defaults"]["min"] == 0, panel["title"]
+
+
+def test_a_limit_that_is_drawn_is_the_alerts() -> None:
+    rules = yaml.safe_load((ROOT / "monitoring/prometheus/rules/alerts.yml").read_text())
+    asked = {rule["alert"]: rule["expr"] for group in rules["groups"] for rule in group["rules"]}
+    drawn = {
+        (board, panel["title"]): panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]
+        for board in BOARDS
+        for panel in panels(BOARDS[board])
+        if "thresholdsStyle" in panel["fieldConfig"]["defaults"].get("custom", {})
+    }
+    assert {place: step["value"] for place, step in drawn.items()} == {
+        place: float(asked[alert].rpartition(">")[2]) for place, alert in LIMITS.items()
+    }
 
 
 @each_board

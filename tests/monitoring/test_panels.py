@@ -6,7 +6,9 @@ sessions than the cloud holds, an edge and the cloud killed, and the cloud's ret
 """
 
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +23,7 @@ import pytest
 import yaml
 
 from tests.repo.tree import ROOT
-from tests.support.dashboards import Question, questions
+from tests.support.dashboards import Question, offered, questions
 from tests.support.prometheus import Prometheus, eventually
 from tests.support.services import Service, free_port
 
@@ -127,8 +129,9 @@ def _load(cloud: Service, edges: list[Service]) -> None:
     for edge in edges:
         edge.wait_until_ready("reachable")
     calm = ("--users", "4", "--mode", "collaborative=2", "--mode", "cloud", "--mode", "split")
-    with _putting(edges, 8, *calm, "--mode", "standalone", "--codec", "int8"):
-        time.sleep(7)
+    _put(edges, 8, *calm, "--mode", "standalone", "--codec", "int8")
+    with _putting(edges[1:], 4, "--users", "4", "--mode", "split"):
+        time.sleep(3)
         edges[1].kill()
     # The sessions of the edge that was killed stay until they expire.
     time.sleep(3)
@@ -169,11 +172,30 @@ def test_a_panels_query_answers_and_the_load_moves_it(watched: Watched, question
     assert moved, f"{len(series)} series, all of them zero"
     label, wanted = MOVED.get(question.name, ("", {""}))
     assert wanted <= {each["metric"].get(label, "") if label else "" for each in moved}
+    for name in re.findall(r"{{(\w+)}}", question.legend):
+        assert all(name in each["metric"] for each in series), f"the legend's {name} is no label"
     _keep(question.name, series)
 
 
+CHOOSING = [each for each in questions() if re.search(r"\$(edge|replica)\b", each.expr)]
+
+
+@pytest.mark.parametrize("question", CHOOSING, ids=lambda each: each.name)
+def test_a_panel_shows_only_what_its_variable_chose(watched: Watched, question: Question) -> None:
+    nobody = question.sent(VARIABLES | {"edge": "nobody", "replica": "nobody"})
+    assert not [v for each in watched.series(nobody) for _, v in each["values"] if _number(v)]
+
+
+@pytest.mark.parametrize("variable", offered())
+def test_a_variable_offers_those_that_are_there(watched: Watched, variable: str) -> None:
+    label, selector = offered()[variable]
+    there = {each["metric"][label] for each in watched.series(selector)}
+    assert there == {"edge": {"a", "b"}, "replica": {"one"}}[label]
+
+
 def _number(value: str) -> float:
-    return 0.0 if value == "NaN" else float(value)
+    number = float(value)
+    return number if math.isfinite(number) else 0.0
 
 
 def _keep(name: str, series: list[dict[str, Any]]) -> None:

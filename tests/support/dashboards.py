@@ -17,6 +17,7 @@ class Question:
     panel: str
     ref: str
     expr: str
+    legend: str = ""
 
     @property
     def name(self) -> str:
@@ -45,10 +46,24 @@ def panels(dashboard: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield panel
 
 
+def offered() -> dict[str, tuple[str, str]]:
+    """What a variable of a dashboard offers: the values of a label, of what a selector finds."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, dashboard in dashboards().items():
+        for variable in dashboard["templating"]["list"]:
+            selector, _, label = (
+                str(variable["query"]).partition("label_values(")[2].rpartition(",")
+            )
+            found[f"{name}/{variable['name']}"] = (label.strip(" )"), selector)
+    return found
+
+
 def questions() -> list[Question]:
     """Every query of every dashboard."""
     return [
-        Question(name, panel["title"], target["refId"], target["expr"])
+        Question(
+            name, panel["title"], target["refId"], target["expr"], target.get("legendFormat", "")
+        )
         for name, dashboard in dashboards().items()
         for panel in panels(dashboard)
         for target in panel["targets"]
