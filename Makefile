@@ -6,7 +6,7 @@ STAMP := .venv/installed
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .DEFAULT_GOAL := help
-.PHONY: help install fmt check demo test test-long test-e2e run up down train clean
+.PHONY: help install fmt check demo test test-long test-e2e bench peers run up down train clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -15,7 +15,7 @@ install: $(STAMP) ## .venv in the repository root with everything the other targ
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[edge,cloud,load,train,dev]' && touch $@
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[edge,cloud,load,train,bench,dev]' && touch $@
 
 fmt: $(STAMP) ## format the code and fix what ruff can fix
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
@@ -38,6 +38,12 @@ test-long: $(STAMP) ## the same tests at full size; resumes; writes tests/result
 
 test-e2e: $(STAMP) ## build the images; run the fleet's pods (podman) and the compose stack (docker) for real
 	COMPOSE="$(COMPOSE)" $(BIN)/pytest tests/e2e --timeout 1200 -s
+
+bench: $(STAMP) ## every deployment on every network, table and plots; QUICK=1 for a few minutes of it
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
+
+peers: $(STAMP) ## compile llama.cpp for `make bench` to compare with (ten minutes)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[peers]'
 
 run: $(STAMP) ## both services in the foreground: edge on 8000, cloud on 8001
 	exec $(BIN)/tandem run

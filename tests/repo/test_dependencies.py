@@ -1,7 +1,7 @@
 """Every dependency is pinned, and each pin lies in the range the code is written for."""
 
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 from packaging.requirements import Requirement
@@ -21,6 +21,9 @@ PINS = {
     if line and not line.startswith("#")
     for pin in (Requirement(line),)
 }
+COMPILED = {
+    canonicalize_name(Requirement(line).name) for line in PROJECT["optional-dependencies"]["peers"]
+}
 
 each_dependency = pytest.mark.parametrize("dependency", DECLARED, ids=lambda each: each.name)
 
@@ -39,4 +42,10 @@ def test_a_dependency_is_pinned_inside_its_range(dependency: Requirement) -> Non
 
 @pytest.mark.parametrize("package", PINS)
 def test_what_is_installed_is_what_is_pinned(package: str) -> None:
-    assert PINS[canonicalize_name(package)].specifier.contains(version(package))
+    try:
+        installed = version(package)
+    except PackageNotFoundError:
+        # Only what `make install` leaves out may be missing.
+        assert package in COMPILED
+        return
+    assert PINS[canonicalize_name(package)].specifier.contains(installed)
