@@ -29,7 +29,7 @@ Answers = dict[str, list[list[Answer]]]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is asked: prompts, tokens each (the end of the text is held back until then), repeats.
+    """What is asked: prompts, and tokens each (the end of the text is held back until then).
 
     Args:
         cuts: (split, edge depth) of each cut.
@@ -37,7 +37,6 @@ class Workload:
 
     prompts: Sequence[Prompt]
     new_tokens: int
-    repeats: int
     cuts: Mapping[str, tuple[int, int]]
 
     def parameters(self, deployment: Deployment, tokens: int | None = None) -> dict[str, object]:
@@ -69,15 +68,17 @@ class Bench:
                 parameters = self.workload.parameters(each, WARM_UP_TOKENS)
                 ask(self.stack, client, each.edge, self.workload.prompts[0].text, parameters)
 
-    def cell(self, cell: Cell, deployments: Sequence[Deployment]) -> tuple[list[Row], Answers]:
-        """Measure every deployment on the network of `cell`."""
+    def cell(
+        self, cell: Cell, deployments: Sequence[Deployment], *, repeats: int
+    ) -> tuple[list[Row], Answers]:
+        """Measure every deployment on the network of `cell`, `repeats` times."""
         network = self.stack.network
         network.shape(cell.shape)
         measured = network.measured(cell.shape)
         answers: Answers = {each.name: [] for each in deployments}
         with _client() as client:
-            for repeat in range(self.workload.repeats):
-                self.tell(f"{cell}: run {repeat + 1} of {self.workload.repeats}")
+            for repeat in range(repeats):
+                self.tell(f"{cell}: run {repeat + 1} of {repeats}")
                 for each in deployments:
                     answers[each.name].append([])
                 for prompt in self.workload.prompts:
@@ -113,8 +114,8 @@ class Bench:
             rtt_measured_ms=measured.rtt_ms,
             mbit_up_measured=measured.mbit_up,
             mbit_down_measured=measured.mbit_down,
-            split=split if carries else None,
-            edge_depth=edge_depth if deployment.mode != "cloud" else None,
+            split=None if deployment.mode == "cloud" else split,
+            edge_depth=None if deployment.mode == "cloud" else edge_depth,
             threshold=float(threshold) if isinstance(threshold, int | float) else None,
             codec=(str(codec) if codec else "fp16") if carries else None,
             peer=False,

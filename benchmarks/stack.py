@@ -163,9 +163,10 @@ def _network(cloud_port: int, core: int) -> Iterator[Network]:
     command = [sys.executable, "-m", "benchmarks.network", f"{HOST}:{cloud_port}"]
     command = [*command, "--core", str(core)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
-        ports = json.loads(process.stdout.readline() or b"{}")
+        with process.stdout as told:
+            ports = json.loads(told.readline() or b"{}")
         if not ports:
             raise CommandError("the emulated network did not start")
         with socket.create_connection((HOST, ports["control"])) as control:

@@ -26,13 +26,16 @@ from benchmarks.stack import Cores, EdgeKind, cores_here, stack
 from cli.partition import exits_beside, make_bundles
 from services.edge.text import TextCodec
 
+LOOPBACK_REPEATS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to run.
 
     Args:
-        real_repeats, paced_repeats: real steps vary, paced ones hardly do.
+        repeats: runs of every cell; of real compute on loopback at least LOOPBACK_REPEATS, where a
+            run is short and the machine's own noise shows.
         save: told the rows so far after every cell, so that a run cut short has not been for
             nothing.
     """
@@ -40,8 +43,7 @@ class Plan:
     model: Path
     prompts: Sequence[Prompt]
     new_tokens: int
-    real_repeats: int
-    paced_repeats: int
+    repeats: int
     quick: bool
     tell: Callable[[str], None]
     save: Callable[["Outcome"], None]
@@ -64,7 +66,7 @@ def run(plan: Plan) -> Outcome:
     outcome = Outcome()
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as name:
         house = _House.build(plan, Path(name))
-        with house.bench("real", plan.real_repeats) as bench:
+        with house.bench("real") as bench:
             deployments = _matched(bench, plan.tell)
             bench.warm_up(deployments)
             base = _measure(bench, [loopback("real")], deployments, plan, outcome)
@@ -78,11 +80,11 @@ def run(plan: Plan) -> Outcome:
             house.model,
             whole=judged(plan.prompts, base[CLOUD_ONLY][0]),
             new_tokens=plan.new_tokens,
-            repeats=plan.real_repeats,
+            repeats=max(plan.repeats, LOOPBACK_REPEATS),
             cores=house.cores,
             tell=plan.tell,
         )
-        with house.bench("paced", plan.paced_repeats) as bench:
+        with house.bench("paced") as bench:
             bench.warm_up(deployments)
             cells = [loopback("paced"), *(quick if plan.quick else full)("paced")]
             _measure(bench, cells, deployments, plan, outcome)
@@ -113,11 +115,11 @@ class _House:
         return cls(plan, folder, cuts, cores, model)
 
     @contextmanager
-    def bench(self, setup: Setup, repeats: int) -> Iterator[Bench]:
+    def bench(self, setup: Setup) -> Iterator[Bench]:
         """A running set-up to measure on."""
         kinds = {each.edge: each for each in DEPLOYMENTS.values()}
         edges = [EdgeKind(n, self.folder / d.cut / "edge", d.resend) for n, d in kinds.items()]
-        workload = Workload(self.plan.prompts, self.plan.new_tokens, repeats, self.cuts)
+        workload = Workload(self.plan.prompts, self.plan.new_tokens, self.cuts)
         logs = self.folder / setup
         logs.mkdir()
         self.plan.tell(f"starting the {setup} set-up")
@@ -162,7 +164,8 @@ def _measure(
     """Measure the cells in turn; the answers of the last one."""
     answers: Answers = {}
     for cell in cells:
-        rows, answers = bench.cell(cell, deployments)
+        least = LOOPBACK_REPEATS if cell == loopback("real") else 1
+        rows, answers = bench.cell(cell, deployments, repeats=max(plan.repeats, least))
         outcome.rows += rows
         if cell.setup == "paced" and not outcome.traces:
             outcome.traces = {name: _trace(runs[0]) for name, runs in answers.items()}

@@ -1,0 +1,114 @@
+"""`python -m benchmarks`: the whole benchmark, its table and its plots (`make bench`).
+
+It chooses sizes, says what is going on and writes results; what is measured is `suite`'s.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks import prompts, rows
+from benchmarks.paced.prices import deviations, paper_prices
+from benchmarks.page import write_page
+from benchmarks.suite import Outcome, Plan, run
+from cli.partition import SHIPPED_MODEL
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+LONGEST_PROMPT = 512
+
+
+def main(
+    *,
+    quick: Annotated[bool, typer.Option(help="Paced at one bandwidth, real on loopback.")] = False,
+    model: Annotated[Path, typer.Option(help="Checkpoint to serve.")] = SHIPPED_MODEL,
+    prompt_file: Annotated[
+        Path, typer.Option("--prompts", help='JSON lines with a "prompt" each; .xz is read.')
+    ] = prompts.SHIPPED,
+    count: Annotated[int, typer.Option(min=1, help="Prompts to ask.")] = 3,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens of every answer.")] = 20,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Runs of every cell.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for rows, table and plots.")] = RESULTS,
+) -> None:
+    """Measure every deployment on every network and write the table and the plots."""
+    began = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+
+    def tell(what: str) -> None:
+        sys.stderr.write(f"{time.monotonic() - began:5.0f} s  {what}\n")
+
+    def save(outcome: Outcome) -> None:
+        rows.save(out / "latest.json", outcome.rows)
+
+    plan = Plan(
+        model=model,
+        prompts=prompts.read(prompt_file, model, count=count, longest=LONGEST_PROMPT),
+        new_tokens=new_tokens,
+        repeats=repeats or (1 if quick else 2),
+        quick=quick,
+        tell=tell,
+        save=save,
+    )
+    outcome = run(plan)
+    save(outcome)
+    (out / "traces.json").write_text(json.dumps(outcome.traces, indent=1) + "\n")
+    about = {
+        **_about(),
+        "quick": quick,
+        "seconds": round(time.monotonic() - began),
+        "model": model.name,
+        "prompts": prompt_file.name,
+        "late_steps": outcome.late_steps,
+        "prices": asdict(paper_prices()),
+        "unit_costs_ms": deviations(paper_prices()),
+    }
+    (out / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+    tell(f"tables and plots: {write_page(out)}")
+
+
+def _about() -> Mapping[str, object]:
+    """Commit, machine and date of this run."""
+    return {
+        "commit": _commit(),
+        "machine": f"{os.cpu_count()} cores, {_processor()}",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _commit() -> str | None:
+    """The commit measured, marked where files differ from it; none outside a checkout."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
+
+
+def _processor() -> str:
+    """What the machine calls its processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""Other people's software on the same weights, prompts and cores, as peers of our deployments."""

@@ -1,0 +1,1 @@
+"""Tandem's session protocol as a discrete-event model, for sizes not at hand."""

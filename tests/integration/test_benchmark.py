@@ -1,0 +1,117 @@
+"""The benchmark on real processes: what it says of a cell is what happened there."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.cells import Cell
+from benchmarks.client import Answer
+from benchmarks.deployments import DEPLOYMENTS
+from benchmarks.measure import Bench, Workload
+from benchmarks.paced.prices import PAPER_HIDDEN, paper_prices
+from benchmarks.prompts import SHIPPED, read
+from benchmarks.quality import FullModel
+from benchmarks.rows import Row
+from benchmarks.stack import EdgeKind, cores_here, stack
+from cli.partition import SHIPPED_MODEL
+from services.edge.text import TextCodec
+from tests.support.reference import bundles
+
+TOKENS = 6
+NAMES = ("cloud-only", "naive split", "fair split", "standalone", "CE-CoLLM 49.6%, half")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """A paced set-up."""
+    quarter, half = bundles(), bundles(6, 6)
+    edges = [
+        EdgeKind("quarter", quarter.edge),
+        EdgeKind("quarter-resend", quarter.edge, resend=True),
+        EdgeKind("half", half.edge),
+    ]
+    prompts = read(SHIPPED, SHIPPED_MODEL, count=2, longest=64)
+    workload = Workload(prompts, TOKENS, {"quarter": (3, 6), "half": (6, 6)})
+    model = FullModel(SHIPPED_MODEL, TextCodec(SHIPPED_MODEL).eos_ids)
+    logs: Path = tmp_path_factory.mktemp("logs")
+    with stack(quarter.cloud, edges, cores=cores_here(), paced=True, logs=logs) as running:
+        yield Bench(running, workload, model, tell=lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def measured(bench: Bench) -> tuple[dict[str, Row], dict[str, list[Answer]]]:
+    """One cell: 40 ms and 30 Mbit/s."""
+    deployments = [DEPLOYMENTS[name] for name in NAMES]
+    deployments[-1] = deployments[-1].at(0.25)
+    rows, answers = bench.cell(Cell("paced", 40.0, 30.0), deployments, repeats=1)
+    return {row.deployment: row for row in rows}, {k: runs[0] for k, runs in answers.items()}
+
+
+Measured = tuple[dict[str, Row], dict[str, list[Answer]]]
+
+
+def test_the_network_is_as_asked(measured: Measured) -> None:
+    row = measured[0]["cloud-only"]
+    assert row.rtt_measured_ms == pytest.approx(40.0, rel=0.25)
+    assert row.mbit_up_measured == pytest.approx(30.0, rel=0.25)
+    assert row.mbit_down_measured == pytest.approx(30.0, rel=0.25)
+
+
+def test_modes_that_promise_the_full_models_text_keep_it(measured: Measured) -> None:
+    for name in ("cloud-only", "naive split", "fair split"):
+        row = measured[0][name]
+        assert (row.identical, row.agreement, row.rouge_l) == (1.0, 1.0, 1.0), name
+        assert row.tokens == 2 * TOKENS
+
+
+def test_steps_take_the_larger_models_time(measured: Measured) -> None:
+    prices = paper_prices()
+    step = prices.forward(32, 1) + prices.head
+    row = measured[0]["cloud-only"]
+    assert row.per_token("cloud_s") >= step / 1e3
+    assert row.itl_p50_s >= 0.9 * step / 1e3
+    # Lower layers without an exit asked, then the cloud's.
+    row = measured[0]["fair split"]
+    assert row.per_token("edge_s") >= prices.forward(8, 1) / 1e3
+
+
+def test_a_token_of_the_split_waits_for_the_network(measured: Measured) -> None:
+    rows = measured[0]
+    for name in ("naive split", "fair split"):
+        assert rows[name].cloud_requests == rows[name].tokens
+        assert rows[name].itl_p50_s > rows["cloud-only"].itl_p50_s + 0.04
+        assert rows[name].network_s > 0.04 * rows[name].tokens
+    assert rows["cloud-only"].cloud_requests == rows["cloud-only"].prompts
+    assert rows["standalone"].cloud_requests == 0
+    assert rows["standalone"].bytes_up == 0
+
+
+def test_bytes_follow_the_papers_law(measured: Measured) -> None:
+    """Each position once in fp16, or the whole prefix for every token in fp32."""
+    rows, answers = measured
+    prompts = [answer.prompt_tokens for answer in answers["fair split"]]
+    once = sum(p + TOKENS - 1 for p in prompts) * PAPER_HIDDEN * 2
+    assert rows["fair split"].bytes_up == pytest.approx(once, rel=0.1)
+    again = sum(p + i for p in prompts for i in range(TOKENS)) * PAPER_HIDDEN * 4
+    assert rows["naive split"].bytes_up == pytest.approx(again, rel=0.02)
+    for row in rows.values():
+        assert row.wire_up >= row.bytes_up
+        assert row.wire_down >= row.bytes_down
+
+
+def test_a_partition_of_its_own_runs_beside_the_others(measured: Measured) -> None:
+    row = measured[0]["CE-CoLLM 49.6%, half"]
+    assert (row.split, row.edge_depth, row.threshold) == (6, 6, 0.25)
+    sources = {s for answer in measured[1]["CE-CoLLM 49.6%, half"] for s in answer.sources}
+    assert "exit:6" in sources
+    assert sources <= {"exit:6", "cloud"}
+    assert row.offloaded == pytest.approx(row.cloud_requests / row.tokens)
+
+
+def test_the_share_offloaded_follows_the_threshold(bench: Bench) -> None:
+    deployment = DEPLOYMENTS["CE-CoLLM 49.6%"]
+    bench.workload = replace(bench.workload, new_tokens=3)
+    assert bench.offloaded(deployment.at(0.0)) == 0.0
+    assert bench.offloaded(deployment.at(1.0)) == 1.0
