@@ -12,7 +12,7 @@ that starts at 16 is fitted exactly. The list is checked against the two unit co
 (naive edge, naive cloud) by `deviations`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -62,11 +62,15 @@ class Prices:
         return Prices(self.step, self.layer * self.depth / depth, self.head, self.row, depth)
 
 
-def paper_prices() -> Prices:
-    """Solve the price list of the paper's model, 32 layers deep."""
-    kinds = [_kind(name) for name in FITTED]
+def paper_prices(fitted: Sequence[str] = FITTED) -> Prices:
+    """Solve the price list of the paper's model, 32 layers deep.
+
+    Args:
+        fitted: the three unit costs it meets.
+    """
+    kinds = [_kind(name) for name in fitted]
     unknown = numpy.array([kind[:3] for kind in kinds])
-    known = numpy.array([PAPER_MS[name] for name in FITTED])
+    known = numpy.array([PAPER_MS[name] for name in fitted])
     rows = numpy.array([kind[3] for kind in kinds])
     step, layer, head = numpy.linalg.solve(unknown, known - ROW_MS * rows)
     return Prices(float(step), float(layer), float(head), ROW_MS, PAPER_DEPTH)

@@ -154,16 +154,16 @@ class _Edge:
             yield from world.edge(machine.lower(EDGE_CHUNK))
         cost = machine.lower(_last_chunk(new, EDGE_CHUNK))
         self.behind += new
-        ready = new if machine.start == machine.first else 0
+        # What is between the first exit and the cloud's start is the edge's to run, exits or not.
+        goes_on = machine.start > machine.first
         if self.asks:
             cost += machine.prices.head
-            if source != f"exit:{machine.first}" and machine.last > machine.first:
-                cost += machine.upper(self.behind) + machine.prices.head
-                ready = ready or self.behind
-                self.behind = 0
-        elif machine.start > machine.first:
-            cost += machine.upper(self.behind)
-            ready, self.behind = self.behind, 0
+            goes_on = source != f"exit:{machine.first}" and machine.last > machine.first
+        ready = new if machine.travels_early else 0
+        if goes_on:
+            cost += machine.upper(self.behind) + (machine.prices.head if self.asks else 0.0)
+            ready = ready or self.behind
+            self.behind = 0
         yield from world.edge(cost)
         yield world.env.timeout(machine.software.edge_step)
         if self.uplink is not None and ready:

@@ -62,8 +62,9 @@ class Wire:
 class Machine:
     """A partition with prices: exits before `first` and `last`, cloud from `start` on.
 
-    The services have `start == first`: what travels is the state the first exit reads. The paper's
-    cloud must start at its last exit.
+    The services have `start == first`: what travels is the state the first exit reads, as soon as
+    it has. The paper's cloud must start at its last exit by its times, while by its traffic a state
+    leaves as soon as the first exit has read it; `travels_early` lets both hold.
     """
 
     prices: Prices
@@ -71,6 +72,7 @@ class Machine:
     last: int
     start: int
     software: Software = field(default_factory=Software)
+    travels_early: bool = True
 
     @property
     def depth(self) -> int:
