@@ -122,7 +122,7 @@ def _weights(tensor: StoredTensor, config: PreTrainedConfig, *, half: bool) -> W
     if ".q_proj." in tensor.name:
         values = paired(values, config.num_attention_heads)
     elif ".k_proj." in tensor.name:
-        values = paired(values, config.num_attention_heads)
+        values = paired(values, config.num_key_value_heads)
     weights: Weights = values.contiguous().numpy().astype(_dtype(tensor, half=half), copy=False)
     return weights
 

@@ -120,7 +120,7 @@ def test_what_became_slower_than_cloud_only_is_named() -> None:
 
 @pytest.mark.parametrize("figure", ["agreement", "identical", "offloaded"])
 def test_other_tokens_are_named_in_the_paced_set_up_only(figure: str) -> None:
-    other = [replace(each, **{figure: 0.3}) for each in _rows()]
+    other = [Row.from_json({**each.to_json(), figure: 0.3}) for each in _rows()]
     found = differences(other, _rows(), paced=0.05, real=0.2)
     assert {(each.row.setup, each.figure) for each in found} == {("paced", figure)}
     longer = [replace(each, tokens=120, total_s=2 * each.total_s) for each in other]
