@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +18,10 @@ from typing import Annotated
 import typer
 
 from benchmarks import prompts, rows
+from benchmarks.compare import TOLERANCE_PACED, TOLERANCE_REAL, differences
 from benchmarks.paced.prices import deviations, paper_prices
 from benchmarks.page import write_page
+from benchmarks.rows import Row
 from benchmarks.suite import Outcome, Plan, run
 from cli.partition import SHIPPED_MODEL
 
@@ -59,6 +61,7 @@ def main(
         tell=tell,
         save=save,
     )
+    before = _before(out / "latest.json")
     outcome = run(plan)
     save(outcome)
     (out / "traces.json").write_text(json.dumps(outcome.traces, indent=1) + "\n")
@@ -74,6 +77,24 @@ def main(
     }
     (out / "about.json").write_text(json.dumps(about, indent=1) + "\n")
     tell(f"tables and plots: {write_page(out)}")
+    _compare(outcome.rows, before, tell)
+
+
+def _before(path: Path) -> Sequence[Row]:
+    """The rows that lie there: in a fresh checkout the committed ones."""
+    return rows.load(path) if path.exists() else []
+
+
+def _compare(found: Sequence[Row], before: Sequence[Row], tell: Callable[[str], None]) -> None:
+    """Say which ratios are not what they were; `benchmarks.compare` gives an exit code as well."""
+    try:
+        differing = differences(found, before, paced=TOLERANCE_PACED, real=TOLERANCE_REAL)
+    except ValueError as error:
+        tell(f"not compared with the rows before: {error}")
+        return
+    for each in differing:
+        tell(f"differs: {each}")
+    tell(f"{len(differing)} figures differ from the rows before")
 
 
 def _about() -> Mapping[str, object]:

@@ -1,6 +1,7 @@
 """`python -m benchmarks.page FOLDER`: tables and plots from the rows of a run, beside them."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,13 +24,13 @@ def write_page(folder: Path) -> Path:
         about = json.loads((folder / "about.json").read_text())
     except (OSError, ValueError) as error:
         raise CommandError(f"cannot read {folder / 'about.json'}: {error}") from error
-    pictures = draw(rows, folder)
     page = folder / "latest.md"
-    page.write_text(_text(rows, about, pictures))
+    page.write_text(text(rows, about, draw(rows, folder)))
     return page
 
 
-def _text(rows: list[Row], about: dict[str, Any], pictures: list[Path]) -> str:
+def text(rows: Sequence[Row], about: Mapping[str, Any], pictures: Sequence[Path]) -> str:
+    """The page on these rows, with links to the pictures beside it."""
     kind = "quick" if about["quick"] else "full"
     parts = [
         f"# Results of the {kind} benchmark\n",
@@ -48,7 +49,7 @@ def _text(rows: list[Row], about: dict[str, Any], pictures: list[Path]) -> str:
     return "\n".join(parts)
 
 
-def _setup(rows: list[Row], setup: str) -> list[str]:
+def _setup(rows: Sequence[Row], setup: str) -> list[str]:
     own = [row for row in rows if row.setup == setup]
     parts = [f"## {setup.capitalize()}\n"]
     for mbit in sorted({row.mbit for row in own if row.mbit}):

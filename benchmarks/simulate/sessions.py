@@ -97,15 +97,17 @@ class _Uplink:
             yield self.news
             self.news = world.env.event()
             while self.sent < self.held:
-                yield from self._send()
+                yield from self._carry(*self._cut())
                 yield from world.down(world.wire.report)
 
     def ask(self) -> Waiting:
         """Ask for the token after the last position; everything not sent yet goes along."""
         world = self.world
         world.requests += 1
+        # Cut before anything is waited for, as the services do: the uploader wakes to nothing left.
+        rows, upto = self._cut()
         yield world.env.timeout(world.machine.software.request)
-        yield from self._send()
+        yield from self._carry(rows, upto)
         while self.arrived < self.held:  # a block sent before is still under way
             yield world.env.timeout(0.05)
         start = world.machine.start
@@ -115,10 +117,14 @@ class _Uplink:
         self.known = self.held
         yield from world.down(world.wire.report)
 
-    def _send(self) -> Waiting:
-        world = self.world
+    def _cut(self) -> tuple[int, int]:
+        """Rows of the next block, and the position they reach; counted as sent from now on."""
         rows = self.held if self.resend else self.held - self.sent
-        upto = self.sent = self.held
+        self.sent = self.held
+        return rows, self.sent
+
+    def _carry(self, rows: int, upto: int) -> Waiting:
+        world = self.world
         nbytes = world.wire.block + rows * world.wire.row
         yield world.env.timeout(world.machine.software.megabyte * nbytes / 1e6)
         yield from world.up(nbytes)

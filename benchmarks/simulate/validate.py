@@ -8,15 +8,18 @@ measured bandwidth alone.
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import cast
 
 import numpy
 
 from benchmarks.deployments import DEPLOYMENTS, Deployment
-from benchmarks.paced.prices import paper_prices
+from benchmarks.paced.prices import PAPER_HIDDEN, paper_prices
 from benchmarks.rows import Row
 from benchmarks.simulate.replay import replay
 from benchmarks.simulate.sessions import Trace
 from benchmarks.simulate.world import Machine, Software, Wire
+from shared.protocol.messages import Codec
+from shared.quantization import RowLayout
 
 Traces = Mapping[str, Sequence[Trace]]
 
@@ -88,7 +91,7 @@ def validate(rows: Sequence[Row], traces: Traces, *, depth: int) -> Validation:
     Raises:
         ValueError: there are no paced rows on loopback, or none with a network.
     """
-    paced = [r for r in rows if r.setup == "paced" and kind_of(DEPLOYMENTS[r.deployment])]
+    paced = [row for row in rows if row.setup == "paced" and _modelled(row, traces)]
     loopback = [row for row in paced if row.rtt_ms == 0]
     others = [row for row in paced if row.rtt_ms > 0]
     if not loopback or not others:
@@ -97,6 +100,12 @@ def validate(rows: Sequence[Row], traces: Traces, *, depth: int) -> Validation:
     fitted = [Prediction(row, _total(row, traces, depth, software)) for row in loopback]
     predicted = [Prediction(row, _total(row, traces, depth, software)) for row in others]
     return Validation(software, fitted, predicted)
+
+
+def _modelled(row: Row, traces: Traces) -> bool:
+    """Whether there is a session for what was measured, and a trace to replay."""
+    deployment = DEPLOYMENTS.get(row.deployment)
+    return deployment is not None and kind_of(deployment) is not None and row.deployment in traces
 
 
 def _fit(rows: Sequence[Row], traces: Traces, depth: int) -> Software:
@@ -130,12 +139,15 @@ def _total(row: Row, traces: Traces, depth: int, software: Software) -> float:
 
 
 def _wire(row: Row) -> Wire:
-    """The network a row was measured on, and its messages' sizes."""
-    width = 4 if row.codec == "fp32" else 2
+    """The network a row was measured on, as asked where it was not measured, and its messages'
+    sizes.
+    """
+    layout = RowLayout.of(cast(Codec, row.codec or "fp16"), PAPER_HIDDEN)
+    rtt = row.rtt_ms if row.rtt_measured_ms is None else row.rtt_measured_ms
     limited = row.mbit is not None
     return Wire(
-        rtt=row.rtt_measured_ms or 0.0 if row.rtt_ms else 0.0,
-        up=row.mbit_up_measured if limited else None,
-        down=row.mbit_down_measured if limited else None,
-        row=4096 * width,
+        rtt=rtt if row.rtt_ms else 0.0,
+        up=(row.mbit_up_measured or row.mbit) if limited else None,
+        down=(row.mbit_down_measured or row.mbit) if limited else None,
+        row=layout.payload + layout.scales,
     )
