@@ -11,17 +11,18 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.paced.prices import paper_prices
-from benchmarks.rows import load
+from benchmarks import rows
 from benchmarks.simulate import fleet, page, paper, shapes
+from benchmarks.simulate.queueing import load, noticed_at
 from benchmarks.simulate.validate import Validation, traces_of, validate
-from benchmarks.simulate.world import Wire
+from benchmarks.simulate.world import Software, Wire
 from cli.errors import CommandError
 
 RESULTS = Path(__file__).parents[1] / "results"
 DEPTH = 12  # layers of the model that was paced
 BESIDE_THE_PAPER = "CE-CoLLM 49.6%, half"
-FLEET_NETWORK = Wire(rtt=20.0, up=30.0, down=30.0)
+EDGES = (1, 10, 30, 100, 300, 1000, 10_000, 100_000)
+THINK_SECONDS = (0.0, 10.0)
 
 
 def main(
@@ -46,8 +47,7 @@ def main(
         for name in shapes.KINDS
         for mbit in shapes.MEGABITS
     }
-    services = fleet.services(paper_prices(), FLEET_NETWORK, found.software)
-    fleets = fleet.sweep(services, paper_prices())
+    fleets, noticed = _fleets(found.software)
     pictures = page.draw(points, fleets, results)
     text = "\n".join((
         "# Simulation\n",
@@ -55,7 +55,7 @@ def main(
         "## The paper's own run, by its unit costs\n", page.paper(reproduced, way),
         f"By its own costs it breaks even with cloud-only at {longer:.1f} ms more of round trip.\n",
         "## Other sizes: total over cloud-only's, simulated\n", page.sizes(points, even),
-        "## Fleets: one cloud of a 7B model, 20 ms, 30 Mbit/s\n", page.fleets(fleets),
+        "## Fleets: one cloud of a 7B model, 20 ms, 30 Mbit/s\n", page.fleets(fleets, noticed),
         *(f"![{picture.stem}]({picture.name})\n" for picture in pictures),
     ))  # fmt: skip
     (results / "simulation.md").write_text(text)
@@ -72,6 +72,10 @@ def main(
         "way_to_the_paper": [asdict(each) for each in way],
         "shapes": [asdict(each) for each in points],
         "fleets": [asdict(each) for each in fleets],
+        "noticed": [
+            {"service": name, "think_s": think, "edges": edges}
+            for (name, think), edges in noticed.items()
+        ],
     }
     (results / "simulation.json").write_text(json.dumps(told, indent=1) + "\n")
     typer.echo(text)
@@ -80,10 +84,22 @@ def main(
         raise typer.Exit(1)
 
 
+def _fleets(
+    software: Software,
+) -> tuple[list[page.FleetPoint], dict[tuple[str, float], int]]:
+    """Every service at every size, and where its users notice one another."""
+    points, noticed = [], {}
+    for think in THINK_SECONDS:
+        for name, each in fleet.fleets(fleet.Users(think_s=think), software).items():
+            points += [page.FleetPoint(name, think, load(each, edges)) for edges in EDGES]
+            noticed[name, think] = noticed_at(each)
+    return points, noticed
+
+
 def _validated(results: Path) -> Validation:
     try:
         traces = traces_of(json.loads((results / "traces.json").read_text()))
-        return validate(load(results / "latest.json"), traces, depth=DEPTH)
+        return validate(rows.load(results / "latest.json"), traces, depth=DEPTH)
     except (OSError, ValueError, KeyError, CommandError) as error:
         typer.echo(f"cannot validate with {results}: {error}", err=True)
         raise typer.Exit(2) from error

@@ -1,184 +1,144 @@
-"""Many edges on one cloud: when its queue saturates, and what its users see of that.
+"""Many edges on one cloud: what each is, and what follows in closed form.
 
-Every edge generates without a pause, one answer after the other, as a fleet does at its busiest.
-The cloud batches continuously, as its engine does: a step takes whatever waits, oldest first, up to
-its row budget, and costs one step and the further rows. Not modelled: memory for contexts, the
-cloud's bandwidth, and prompts, which are taken as already there.
+Each edge has one user and a link of its own. Left out are memory (KV that would not fit, the growth
+of attention with the text) and what a batch costs the event loop. `queueing` plays it.
 """
 
-import heapq
-import random
-from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Literal
 
-import numpy
+from benchmarks.paced.prices import FIRST_EXIT_SHARE, OFFLOADED_SHARE, paper_prices
+from benchmarks.simulate.world import CLOUD_CHUNK, Machine, Software, Wire
 
-from benchmarks.paced.prices import FIRST_EXIT_SHARE, OFFLOADED_SHARE, Prices
-from benchmarks.simulate.world import CLOUD_CHUNK, Software, Wire
-
-EDGES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
-# Requests a run goes on for: beyond the first round of every edge, which is not counted.
-REQUESTS = 200_000
-# The cloud is saturated where a token takes this many times what it takes a fleet of one.
-SATURATED = 2.0
+NETWORK = Wire(rtt=20.0, up=30.0, down=30.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """What one request to the cloud is, and what lies between two of the same session.
+class Users:
+    """What every edge is asked for: answers of `tokens` after prompts of `prompt`, with a pause of
+    `think_s` on average between them (exponential).
 
     Args:
-        rows: positions of a pass, the kept tokens before it included.
-        tokens: tokens a request stands for.
-        layers: layers of the cloud's pass.
-        pause: milliseconds from an answer to the next request reaching the cloud, drawn at random.
+        tokens_per_s: the pace its reader takes tokens at; None for as fast as they come.
     """
 
-    rows: float
-    tokens: float
-    layers: int
-    pause: "Pause"
+    prompt: int = 20
+    tokens: int = 100
+    think_s: float = 10.0
+    tokens_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
-    """The edge's own time until it next needs the cloud, plus the network's there and back.
+class Fleet:
+    """One cloud and the edges on it.
 
     Args:
-        step: milliseconds of an edge token.
-        kept: chance that a token is kept, so that another follows before the cloud is asked.
-        network: round trip, serialization and software of a request.
+        kind: whether edges keep what they are sure of, or the cloud makes every token.
+        first, offloaded: shares of tokens sure at the first exit, and of those the cloud chooses.
+        budget: rows of a step.
     """
 
-    step: float
-    kept: float
-    network: float
+    kind: Literal["collaborative", "cloud-only"]
+    machine: Machine
+    wire: Wire
+    users: Users = Users()
+    first: float = FIRST_EXIT_SHARE
+    offloaded: float = OFFLOADED_SHARE
+    budget: int = CLOUD_CHUNK
 
-    def draw(self, random_unit: float) -> float:
-        """One pause: the tokens kept in a row are geometric, the last one is offloaded."""
-        tokens = 1
-        if self.kept:
-            tokens += int(numpy.log(1 - random_unit) / numpy.log(self.kept))
-        return self.step * tokens + self.network
+    @property
+    def asks(self) -> float:
+        """Share of tokens that are a work of the cloud's engine."""
+        return 1.0 if self.kind == "cloud-only" else self.offloaded
+
+    @property
+    def start(self) -> int:
+        """Layer the cloud starts at."""
+        return 0 if self.kind == "cloud-only" else self.machine.start
+
+    def step_ms(self, rows: int) -> float:
+        """A step of the cloud's engine."""
+        return self.machine.cloud_pass(rows, self.start)
+
+    def kept_ms(self) -> float:
+        """A token the edge keeps, on average over its exits."""
+        asked_twice = max(0.0, 1 - self.first - self.offloaded) / max(1e-9, 1 - self.offloaded)
+        edge = self._lower_ms() + asked_twice * self._upper_ms()
+        return self._paced(edge)
+
+    def before_ms(self, prompt: int = 1) -> float:
+        """From the token before to the arrival of a request; `prompt` rows at an answer's start."""
+        machine, wire = self.machine, self.wire
+        if self.kind == "cloud-only":
+            if prompt == 1:
+                return self._paced(machine.software.streamed)
+            sent = wire.serialized(wire.block + wire.ids * prompt, wire.up)
+            return wire.rtt / 2 + sent + machine.software.request
+        edge = self._lower_ms() + self._upper_ms() + machine.lower(prompt) - machine.lower(1)
+        if machine.last > machine.first:
+            edge += machine.upper(prompt) - machine.upper(1)
+        sent = wire.serialized(wire.block + prompt * wire.row, wire.up)
+        return self._paced(edge) + machine.software.request + wire.rtt / 2 + sent
+
+    def after_ms(self) -> float:
+        """From the end of a step to the edge's next."""
+        if self.kind == "cloud-only":
+            return 0.0
+        return self.wire.rtt / 2 + self.wire.serialized(self.wire.report, self.wire.down)
+
+    def _lower_ms(self) -> float:
+        return self.machine.lower(1) + self.machine.prices.head + self.machine.software.edge_step
+
+    def _upper_ms(self) -> float:
+        """Going on to the last exit, with those left behind since."""
+        machine = self.machine
+        if machine.last == machine.first:
+            return 0.0
+        return machine.upper(1) + machine.prices.head + self._behind_ms()
+
+    def _behind_ms(self) -> float:
+        one = self.machine.upper(2) - self.machine.upper(1)
+        return one * self.first / (1 - self.first)
+
+    def _paced(self, milliseconds: float) -> float:
+        rate = self.users.tokens_per_s
+        return max(milliseconds, 1e3 / rate) if rate else milliseconds
+
+    def alone_tokens_per_s(self) -> float:
+        """Tokens a second of a single edge, in closed form."""
+        users, asked = self.users, self.asks
+        one = self.before_ms() + self.step_ms(round(1 / asked)) + self.after_ms()
+        first = self.before_ms(users.prompt) - self.before_ms()
+        first += self.step_ms(users.prompt) - self.step_ms(1)
+        token = asked * one + (1 - asked) * self.kept_ms()
+        return 1e3 * users.tokens / (users.tokens * token + first * asked + 1e3 * users.think_s)
+
+    def most_tokens_per_s(self) -> float:
+        """Tokens a second with every step full: no fleet gets more, in closed form."""
+        users = self.users
+        rows_a_token = (users.prompt + users.tokens) / users.tokens
+        return 1e3 * self.budget / self.step_ms(self.budget) / rows_a_token
+
+    def bound(self) -> float:
+        """Edges at which a fleet that never waited would ask for all the cloud can do."""
+        return self.most_tokens_per_s() / self.alone_tokens_per_s()
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A fleet of one size. `p95_ms` and `mean_ms` are of a request's wait for the cloud and its
-    pass; `slowdown` is the time a token takes over that of a fleet of one.
+def fleets(users: Users, software: Software) -> dict[str, Fleet]:
+    """A 7B model's, with the paper's shares: the whole model in the cloud, or the cloud from a
+    quarter or half of the depth on.
     """
 
-    service: str
-    edges: int
-    tokens_per_second: float
-    busy: float
-    rows_a_step: float
-    mean_ms: float
-    p95_ms: float
-    slowdown: float
+    def of(start: int) -> Machine:
+        prices = paper_prices()
+        return Machine(prices, start, prices.depth // 2, start, software)
 
-
-def services(prices: Prices, wire: Wire, software: Software) -> dict[str, Service]:
-    """What is compared: the whole model for every token, or a pass for those the exits offload."""
-    depth = prices.depth
-    first, last = depth // 4, depth // 2
-    sent = wire.serialized(wire.row + wire.block, wire.up)
-    there_and_back = wire.rtt + sent + software.request
-
-    def collaborative(start: int) -> Service:
-        lower = prices.forward(start, 1) + prices.head
-        upper = prices.forward(last - start, 1, begins=False) + prices.head
-        step = lower + (1 - FIRST_EXIT_SHARE) * upper if last > start else lower
-        pause = Pause(step + software.edge_step, 1 - OFFLOADED_SHARE, there_and_back)
-        each = 1 / OFFLOADED_SHARE
-        return Service(each, each, depth - start, pause)
-
+    quarter, half = of(8), of(16)
     return {
-        # Streamed: a session is in every step, and nothing lies between.
-        "cloud-only": Service(1.0, 1.0, depth, Pause(0.0, 0.0, 0.0)),
-        "CE-CoLLM 49.6%": collaborative(first),
-        "CE-CoLLM 49.6%, half": collaborative(last),
+        "cloud-only": Fleet("cloud-only", quarter, NETWORK, users),
+        "CE-CoLLM 49.6%": Fleet("collaborative", quarter, NETWORK, users),
+        # One exit: what is kept is kept there.
+        "CE-CoLLM 49.6%, half": Fleet(
+            "collaborative", half, NETWORK, users, first=1 - OFFLOADED_SHARE
+        ),
     }
-
-
-def sweep(found: dict[str, Service], prices: Prices, edges: Sequence[int] = EDGES) -> list[Point]:
-    """Every service at every size of the fleet."""
-    points: list[Point] = []
-    for name, service in found.items():
-        alone: float | None = None
-        for count in edges:
-            point = run(name, service, prices, count, alone)
-            alone = alone or 1e3 * count / point.tokens_per_second
-            points.append(point)
-    return points
-
-
-def run(
-    name: str,
-    service: Service,
-    prices: Prices,
-    edges: int,
-    alone: float | None = None,
-    *,
-    requests: int = REQUESTS,
-) -> Point:
-    """One fleet for `requests` requests, or two of every edge where that is more.
-
-    Args:
-        alone: milliseconds a token takes a fleet of one; where not given, it is this one's own.
-    """
-    unit = random.Random(edges).random
-    arriving = [(service.pause.draw(unit()) * unit(), n) for n in range(edges)]
-    heapq.heapify(arriving)
-    waiting: deque[tuple[float, int]] = deque()
-    most = max(1, int(CLOUD_CHUNK / service.rows))
-    now = busy = began = 0.0
-    served = steps = counted = 0
-    waits: list[float] = []
-    wanted = max(requests, 2 * edges) if edges > 1 else requests // 100
-    while served < wanted + edges:
-        if not waiting and arriving[0][0] > now:
-            now = arriving[0][0]
-        while arriving and arriving[0][0] <= now:
-            waiting.append(heapq.heappop(arriving))
-        batch = [waiting.popleft() for _ in range(min(most, len(waiting)))]
-        took = _step(prices, service, len(batch))
-        now += took
-        if served >= edges:  # the first round of every edge is how the run began, not how it goes
-            busy, steps, counted = busy + took, steps + 1, counted + len(batch)
-            waits += [now - asked for asked, _ in batch]
-        else:
-            began = now
-        served += len(batch)
-        for _, edge in batch:
-            heapq.heappush(arriving, (now + service.pause.draw(unit()), edge))
-    rate = counted * service.tokens / (now - began) * 1e3
-    return Point(
-        service=name,
-        edges=edges,
-        tokens_per_second=rate,
-        busy=busy / (now - began),
-        rows_a_step=counted * service.rows / steps,
-        mean_ms=float(numpy.mean(waits)),
-        p95_ms=float(numpy.percentile(waits, 95)),
-        slowdown=1e3 * edges / rate / alone if alone else 1.0,
-    )
-
-
-def _step(prices: Prices, service: Service, requests: int) -> float:
-    rows = max(1, round(requests * service.rows))
-    return prices.forward(service.layers, rows) + prices.head
-
-
-def saturation(points: Sequence[Point], service: str) -> float | None:
-    """Edges at which a token takes SATURATED times what it takes one alone, between the sizes run;
-    None where it never does.
-    """
-    own = [point for point in points if point.service == service]
-    for before, after in pairwise(own):
-        if after.slowdown >= SATURATED > before.slowdown:
-            share = (SATURATED - before.slowdown) / (after.slowdown - before.slowdown)
-            return before.edges + share * (after.edges - before.edges)
-    return None

@@ -1,13 +1,14 @@
 """What the simulation found, as Markdown and pictures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.simulate import fleet, shapes
+from benchmarks.simulate import shapes
 from benchmarks.simulate.paper import Reproduced, Stage
+from benchmarks.simulate.queueing import Load
 from benchmarks.simulate.validate import Prediction, Validation
 from benchmarks.tables import table
 
@@ -78,25 +79,33 @@ def _until(rtt: float | None) -> str:
     return "any" if rtt == float("inf") else f"{rtt:.0f} ms"
 
 
-def fleets(points: Sequence[fleet.Point]) -> str:
-    """Edges against what one cloud gives them, and where it saturates."""
-    lines = [["", "edges", "tokens/s", "busy", "rows a step", "p95 of a pass", "token slower by"]]
+@dataclass(frozen=True, slots=True)
+class FleetPoint:
+    """A service at a number of edges; `think_s` is its users' pause between answers."""
+
+    service: str
+    think_s: float
+    load: Load
+
+
+def fleets(points: Sequence[FleetPoint], noticed: Mapping[tuple[str, float], int]) -> str:
+    """Edges against what one cloud gives them, and from where on they notice each other."""
+    ends = [["a token takes twice what it takes a fleet of one", "pause", "edges"]]
+    ends += [[name, f"{think:g} s", f"{edges:,}"] for (name, think), edges in noticed.items()]
+    lines = [["", "pause", "edges", "tokens/s", "busy", "of a step's rows", "p50 between", "p95"]]
     lines += [
         [
-            p.service, f"{p.edges:,}", f"{p.tokens_per_second:,.0f}", f"{p.busy:.0%}",
-            f"{p.rows_a_step:.0f}", f"{p.p95_ms:,.0f} ms", f"{p.slowdown:,.1f} x",
+            p.service, f"{p.think_s:g} s", f"{p.load.edges:,}", f"{p.load.tokens_per_s:,.0f}",
+            f"{p.load.utilisation:.0%}", f"{p.load.fill:.1%}", f"{1e3 * p.load.gap_p50_s:,.0f} ms",
+            f"{1e3 * p.load.gap_p95_s:,.0f} ms",
         ]
         for p in points
     ]  # fmt: skip
-    ends = [["a token takes twice what it takes a fleet of one", "edges"]]
-    for name in dict.fromkeys(p.service for p in points):
-        edges = fleet.saturation(points, name)
-        ends.append([name, f"{edges:.0f}" if edges else "not within these"])
     return f"{table(ends)}\n{table(lines)}"
 
 
 def draw(
-    points: Sequence[shapes.Point], fleets_found: Sequence[fleet.Point], folder: Path
+    points: Sequence[shapes.Point], fleets_found: Sequence[FleetPoint], folder: Path
 ) -> list[Path]:
     """Both pictures; returns the files."""
     figure = Figure(figsize=(12, 5), layout="constrained")
@@ -118,20 +127,21 @@ def draw(
     return [rtt, _draw_fleet(fleets_found, folder / "simulation_fleet.png")]
 
 
-def _draw_fleet(points: Sequence[fleet.Point], path: Path) -> Path:
+def _draw_fleet(points: Sequence[FleetPoint], path: Path) -> Path:
     figure = Figure(figsize=(12, 5), layout="constrained")
     rate, wait = figure.subplots(1, 2)
-    names = dict.fromkeys(p.service for p in points)
+    names, pauses = ({getattr(p, key): None for p in points} for key in ("service", "think_s"))
     for colour, name in zip(("#000000", "#0072B2", "#009E73"), names, strict=False):
-        own = [p for p in points if p.service == name]
-        edges = [p.edges for p in own]
-        rate.loglog(edges, [p.tokens_per_second for p in own], "o-", color=colour, label=name)
-        wait.loglog(edges, [p.slowdown for p in own], "o-", color=colour, label=name)
+        for think, style in zip(pauses, ("o-", "s:"), strict=False):
+            own = [p.load for p in points if (p.service, p.think_s) == (name, think)]
+            edges = [each.edges for each in own]
+            label = f"{name}, pause {think:g} s"
+            rate.loglog(edges, [e.tokens_per_s for e in own], style, color=colour, label=label)
+            wait.loglog(edges, [1e3 * e.gap_p95_s for e in own], style, color=colour, label=label)
     rate.set_title("tokens a second, all edges together", loc="left", fontsize=10)
-    wait.set_title("time a token, over a fleet of one's", loc="left", fontsize=10)
-    wait.axhline(fleet.SATURATED, color="#999999", linestyle=":")
+    wait.set_title("95th percentile between tokens, ms", loc="left", fontsize=10)
     for panel in (rate, wait):
-        panel.set_xlabel("edges generating without a pause, on one cloud")
+        panel.set_xlabel("edges on one cloud")
         panel.grid(color="#eeeeee")
     _legend(figure, "Simulated: one cloud of a 7B model, 20 ms, 30 Mbit/s")
     figure.savefig(path, dpi=100, metadata={"Software": None})
@@ -140,5 +150,5 @@ def _draw_fleet(points: Sequence[fleet.Point], path: Path) -> Path:
 
 def _legend(figure: Figure, title: str) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     figure.suptitle(title, fontsize=12)

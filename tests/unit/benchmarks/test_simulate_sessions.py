@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.paced.prices import Prices, paper_prices
-from benchmarks.simulate import fleet, paper
+from benchmarks.simulate import paper
+from benchmarks.simulate.fleet import NETWORK, Users, fleets
+from benchmarks.simulate.queueing import load
 from benchmarks.simulate.replay import Result, replay
 from benchmarks.simulate.sessions import Trace
 from benchmarks.simulate.validate import traces_of, validate
@@ -109,17 +111,15 @@ def test_both_sides_catch_up_on_what_was_left_behind() -> None:
     assert 1e3 * found.cloud_s == pytest.approx(_pass(TWO, PROMPT) + _pass(TWO, 3))
 
 
-def test_a_fleet_of_one_is_a_session() -> None:
-    """Against the same session replayed, its prompt aside (a fleet's is taken as there)."""
-    prices = paper_prices()
-    services = fleet.services(prices, Wire(rtt=20.0, up=30.0, down=30.0), Software())
-    answers = [Trace(1, each.sources) for each in paper.traces(8, 16)]
-    wire = Wire(rtt=20.0, up=30.0, down=30.0)
-    for name, kind in (("cloud-only", "cloud-only"), ("CE-CoLLM 49.6%", "collaborative")):
-        alone = fleet.run(name, services[name], prices, 1)
-        session = replay(kind, Machine(prices, 8, 16, 8), wire, answers)
-        rate = session.tokens / session.total_s
-        assert alone.tokens_per_second == pytest.approx(rate, rel=0.03), name
+@pytest.mark.parametrize(
+    ("name", "kind"), [("cloud-only", "cloud-only"), ("CE-CoLLM 49.6%", "collaborative")]
+)
+def test_a_fleet_of_one_is_a_session(name: str, kind: str) -> None:
+    """Against the same answers replayed."""
+    fleet = fleets(Users(prompt=21, think_s=0.0), Software())[name]
+    session = replay(kind, Machine(paper_prices(), 8, 16, 8), NETWORK, paper.traces(8, 16))
+    rate = session.tokens / session.total_s
+    assert load(fleet, 1).tokens_per_s == pytest.approx(rate, rel=0.04)
 
 
 def test_a_need_takes_its_states_along_before_its_own_software_runs() -> None:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.deployments import DEPLOYMENTS
 from benchmarks.paced.prices import Prices
 from benchmarks.rows import Row
-from benchmarks.simulate import fleet, paper, shapes
+from benchmarks.simulate import paper, shapes
 from benchmarks.simulate.replay import Result, replay
 from benchmarks.simulate.sessions import SESSIONS, Trace
 from benchmarks.simulate.validate import kind_of, traces_of, validate
@@ -78,7 +78,7 @@ def test_positions_left_behind_are_caught_up_in_one_step() -> None:
 
 
 def test_the_naive_split_sends_what_the_paper_sent() -> None:
-    """16 KB x (N P + N (N + 1) / 2), the law its traffic follows to a thousandth."""
+    """16 KB for every position of the prefix, for every token."""
     found = replay("naive split", MACHINE, replace(WIRE, row=16384), _answer("cloud", prompt=7))
     assert found.bytes_up == 16384 * (N * 7 + N * (N - 1) / 2)
     once = replay("split", MACHINE, WIRE, _answer("cloud", prompt=7))
@@ -97,13 +97,16 @@ def test_the_papers_run_is_reproduced() -> None:
     found = {(each.name, each.edge): each for each in paper.reproduce()}
     assert abs(found["cloud-only", "standalone"].error) < 0.01
     assert abs(found["standalone", "standalone"].error) < 0.01
-    assert abs(found["naive split", "standalone"].error) < 0.04
+    assert abs(found["naive split", "standalone"].error) < 0.02
     together = found["CE-CoLLM 49.6%", "collaborative"]
     assert together.result.total_s == pytest.approx(319.06, rel=0.02)
     whole = found["cloud-only", "standalone"].result
     assert together.result.cloud_s / whole.cloud_s == pytest.approx(112.72 / 369.80, rel=0.02)
-    # Its traffic, by its own law; ours sends no state of the last token.
-    assert together.result.bytes_up / 100 / 1024 == pytest.approx(956.62, rel=0.02)
+    assert together.result.requests == 4958
+    # Its traffic, in KB a response.
+    assert together.result.bytes_up / 100 / 1024 == pytest.approx(956.62, rel=0.01)
+    naive = found["naive split", "standalone"].result
+    assert naive.bytes_up / 100 / 1024 == pytest.approx(112_128, rel=0.001)
 
 
 def test_by_its_own_costs_the_paper_breaks_even_at_ten_milliseconds() -> None:
@@ -210,30 +213,3 @@ def test_a_larger_model_pays_more_for_layers_and_as_much_for_the_network() -> No
         assert (found.total > 1) is slower
     assert shapes.break_even(shapes.SHAPES["7B"], "fair split", 30.0, Software()) is None
     assert shapes.break_even(shapes.SHAPES["7B"], "standalone", 30.0, Software()) == float("inf")
-
-
-def test_a_fleet_of_one_waits_for_nothing_but_its_pass() -> None:
-    service = fleet.services(PRICES, WIRE, Software())["CE-CoLLM 49.6%"]
-    found = fleet.run("x", service, PRICES, 1)
-    assert found.mean_ms == pytest.approx(5 + 9 * (1 + 0.6 / 12) + 2)
-    assert 0 < found.busy < 1
-
-
-def test_a_fleet_too_large_gets_what_full_steps_give() -> None:
-    service = fleet.services(PRICES, WIRE, Software())["cloud-only"]
-    found = fleet.run("x", service, PRICES, 2000, requests=10_000)
-    full = PRICES.forward(12, 512) + PRICES.head
-    assert found.tokens_per_second == pytest.approx(512 / full * 1e3, rel=0.01)
-    assert found.busy == pytest.approx(1.0)
-    # By Little's law every edge waits for all of them to be served once.
-    assert found.mean_ms == pytest.approx(2000 / found.tokens_per_second * 1e3, rel=0.05)
-
-
-def test_saturation_lies_between_the_sizes_around_it() -> None:
-    service = fleet.services(PRICES, WIRE, Software())["cloud-only"]
-    points = fleet.sweep({"x": service}, PRICES, edges=(1, 10, 100))
-    edges = fleet.saturation(points, "x")
-    assert edges is not None
-    # A step of all edges takes twice one of one edge.
-    assert edges == pytest.approx((5 + 12 + 2) / 0.6 + 1, rel=0.02)
-    assert fleet.saturation(points[:2], "x") is None
