@@ -18,11 +18,12 @@ from typing import Annotated
 import typer
 
 from benchmarks import prompts, rows
-from benchmarks.compare import TOLERANCE_PACED, TOLERANCE_REAL, differences
 from benchmarks.paced.prices import deviations, paper_prices
-from benchmarks.page import write_page
+from benchmarks.report.compare import TOLERANCE_PACED, TOLERANCE_REAL, compare
+from benchmarks.report.page import write
 from benchmarks.rows import Row
 from benchmarks.suite import Outcome, Plan, run
+from cli.errors import CommandError
 from cli.partition import SHIPPED_MODEL
 
 ROOT = Path(__file__).parents[1]
@@ -76,7 +77,7 @@ def main(
         "unit_costs_ms": deviations(paper_prices()),
     }
     (out / "about.json").write_text(json.dumps(about, indent=1) + "\n")
-    tell(f"tables and plots: {write_page(out)}")
+    tell(f"tables and plots: {write(out)}")
     _compare(outcome.rows, before, tell)
 
 
@@ -86,15 +87,15 @@ def _before(path: Path) -> Sequence[Row]:
 
 
 def _compare(found: Sequence[Row], before: Sequence[Row], tell: Callable[[str], None]) -> None:
-    """Say which ratios are not what they were; `benchmarks.compare` gives an exit code as well."""
+    """Say which figures are not what they were."""
     try:
-        differing = differences(found, before, paced=TOLERANCE_PACED, real=TOLERANCE_REAL)
-    except ValueError as error:
+        told = compare(found, before, paced=TOLERANCE_PACED, real=TOLERANCE_REAL)
+    except CommandError as error:
         tell(f"not compared with the rows before: {error}")
         return
-    for each in differing:
-        tell(f"differs: {each}")
-    tell(f"{len(differing)} figures differ from the rows before")
+    for each in told.differences:
+        tell(str(each))
+    tell(f"{len(told.differences)} figures of {told.compared} rows are not what they were")
 
 
 def _about() -> Mapping[str, object]:

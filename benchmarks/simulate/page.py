@@ -6,11 +6,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from benchmarks.report.tables import table
 from benchmarks.simulate import shapes
 from benchmarks.simulate.paper import Reproduced, Stage
 from benchmarks.simulate.queueing import Load
 from benchmarks.simulate.validate import Prediction, Validation
-from benchmarks.tables import table
 
 _COLOURS = ("#D55E00", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#000000")
 

@@ -1,0 +1,1 @@
+"""What a person sees of the benchmark's rows: tables, plots, a page, a comparison of two runs."""
