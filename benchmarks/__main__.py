@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from benchmarks import prompts, rows
+from benchmarks.cells import Cell, parse
 from benchmarks.paced.prices import deviations, paper_prices
 from benchmarks.report.compare import TOLERANCE_PACED, TOLERANCE_REAL, compare
 from benchmarks.report.page import write
@@ -25,6 +27,7 @@ from benchmarks.rows import Row
 from benchmarks.suite import Outcome, Plan, run
 from cli.errors import CommandError
 from cli.partition import SHIPPED_MODEL
+from shared.errors import BadModel
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -41,17 +44,20 @@ def main(
     count: Annotated[int, typer.Option(min=1, help="Prompts to ask.")] = 3,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens of every answer.")] = 20,
     repeats: Annotated[int | None, typer.Option(min=1, help="Runs of every cell.")] = None,
+    cell: Annotated[
+        list[str] | None, typer.Option(help="Only this network, as paced:3:30 (ms, Mbit/s).")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for rows, table and plots.")] = RESULTS,
 ) -> None:
     """Measure every deployment on every network and write the table and the plots."""
-    began = time.monotonic()
+    began, partial = time.monotonic(), out / "partial.json"
     out.mkdir(parents=True, exist_ok=True)
 
     def tell(what: str) -> None:
         sys.stderr.write(f"{time.monotonic() - began:5.0f} s  {what}\n")
 
     def save(outcome: Outcome) -> None:
-        rows.save(out / "latest.json", outcome.rows)
+        rows.save(partial, outcome.rows)
 
     plan = Plan(
         model=model,
@@ -59,12 +65,15 @@ def main(
         new_tokens=new_tokens,
         repeats=repeats or (1 if quick else 2),
         quick=quick,
+        cells=_cells(cell),
         tell=tell,
         save=save,
     )
     before = _before(out / "latest.json")
     outcome = run(plan)
     save(outcome)
+    # Only a whole run takes the place of the one before it.
+    partial.replace(out / "latest.json")
     (out / "traces.json").write_text(json.dumps(outcome.traces, indent=1) + "\n")
     about = {
         **_about(),
@@ -72,6 +81,7 @@ def main(
         "seconds": round(time.monotonic() - began),
         "model": model.name,
         "prompts": prompt_file.name,
+        "versions": {name: version(name) for name in ("torch", "transformers", "httpx")},
         "late_steps": outcome.late_steps,
         "prices": asdict(paper_prices()),
         "unit_costs_ms": deviations(paper_prices()),
@@ -79,6 +89,13 @@ def main(
     (out / "about.json").write_text(json.dumps(about, indent=1) + "\n")
     tell(f"tables and plots: {write(out)}")
     _compare(outcome.rows, before, tell)
+
+
+def _cells(named: Sequence[str] | None) -> Sequence[Cell] | None:
+    try:
+        return [parse(each) for each in named] if named else None
+    except ValueError as error:
+        raise CommandError(f"--cell takes set-up:milliseconds:Mbit/s: {error}") from error
 
 
 def _before(path: Path) -> Sequence[Row]:
@@ -133,4 +150,7 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except (CommandError, BadModel) as error:
+        sys.exit(str(error))

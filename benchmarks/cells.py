@@ -56,6 +56,21 @@ def full(setup: Setup) -> Sequence[Cell]:
     return [Cell(setup, rtt, mbit) for mbit in MEGABITS for rtt in ROUND_TRIPS_MS]
 
 
+def parse(text: str) -> Cell:
+    """A cell as a command line names it: `paced:3:30` is 3 ms and 30 Mbit/s.
+
+    Raises:
+        ValueError: it is not set-up, milliseconds and Mbit/s.
+    """
+    setup, rtt, mbit = text.split(":")
+    if setup not in ("real", "paced"):
+        raise ValueError(f"there is no set-up {setup!r}; there are real and paced")
+    cell = Cell("real" if setup == "real" else "paced", float(rtt), float(mbit))
+    if not cell.shape.mbit_up:
+        raise ValueError("a bandwidth is above 0")
+    return cell
+
+
 def relative(step_seconds: float) -> Sequence[Cell]:
     """Round trips in steps of the full model on this machine, bandwidth unlimited."""
     return [

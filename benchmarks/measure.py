@@ -72,9 +72,7 @@ class Bench:
         self, cell: Cell, deployments: Sequence[Deployment], *, repeats: int
     ) -> tuple[list[Row], Answers]:
         """Measure every deployment on the network of `cell`, `repeats` times."""
-        network = self.stack.network
-        network.shape(cell.shape)
-        measured = network.measured(cell.shape)
+        measured = self.stack.network.emulate(cell.shape)
         answers: Answers = {each.name: [] for each in deployments}
         with _client() as client:
             for repeat in range(repeats):

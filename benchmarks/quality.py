@@ -67,9 +67,16 @@ def nearness(model: FullModel, answers: Sequence[Judged], whole: Sequence[Judged
     scorer = RougeScorer(["rougeL"])
     pairs = list(zip(answers, whole, strict=True))
     agreeing = sum(model.agreeing(each.prompt, each.ids) for each in answers)
-    rouge = [scorer.score(full.text, each.text)["rougeL"].fmeasure for each, full in pairs]
+    rouge = [_rouge_l(scorer, full.text, each.text) for each, full in pairs]
     return Nearness(
         agreement=agreeing / sum(len(each.ids) for each in answers),
         identical=sum(each.ids == full.ids for each, full in pairs) / len(pairs),
         rouge_l=sum(rouge) / len(rouge),
     )
+
+
+def _rouge_l(scorer: RougeScorer, whole: str, text: str) -> float:
+    """F measure; 1 for the same text, also where it has no word the scorer knows."""
+    if text == whole:
+        return 1.0
+    return float(scorer.score(whole, text)["rougeL"].fmeasure)

@@ -47,19 +47,29 @@ class Network:
     control: socket.socket
     proxy_port: int
     echo_port: int
-
-    def shape(self, shape: Shape) -> None:
-        """Be this network from now on."""
-        self._tell({"shape": asdict(shape)})
+    rtt_seconds: float = 0.0
+    _own_seconds: float = 0.0
 
     def calibrate(self) -> None:
-        """Measure what a round trip through the proxy itself takes; it is taken off from now on."""
-        self.shape(Shape())
-        own = asyncio.run(round_trip(self.echo_port, pings=100))
-        self._tell({"own_seconds": own})
+        """Measure what a round trip through the proxy itself takes."""
+        self._tell({"own_seconds": 0.0, "shape": asdict(Shape())})
+        self._own_seconds = asyncio.run(round_trip(self.echo_port, pings=100))
 
-    def measured(self, shape: Shape) -> Measured:
-        """Measure the network as it is shaped now."""
+    def emulate(self, shape: Shape) -> Measured:
+        """Be this network from now on; returns what it was measured to be.
+
+        What the proxy takes is taken off the delay, and once more what waits overshoot by, which
+        shows only where there is a delay.
+        """
+        self.rtt_seconds = shape.rtt_ms / 1e3
+        measured = self._shaped(shape, self._own_seconds)
+        over = measured.rtt_ms - shape.rtt_ms
+        if shape.rtt_ms == 0 or over <= 0:
+            return measured
+        return self._shaped(shape, self._own_seconds + over / 1e3)
+
+    def _shaped(self, shape: Shape, own_seconds: float) -> Measured:
+        self._tell({"own_seconds": own_seconds, "shape": asdict(shape)})
         return asyncio.run(
             measure(self.echo_port, mbit_up=shape.mbit_up, mbit_down=shape.mbit_down)
         )
@@ -78,6 +88,8 @@ class Network:
                 raise CommandError("the emulated network has ended")
             answer += part
         told: dict[str, Any] = json.loads(answer)
+        if "error" in told:
+            raise CommandError(f"the emulated network refuses: {told['error']}")
         return told
 
 

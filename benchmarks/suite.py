@@ -36,6 +36,7 @@ class Plan:
     Args:
         repeats: runs of every cell; of real compute on loopback at least LOOPBACK_REPEATS, where a
             run is short and the machine's own noise shows.
+        cells: networks to measure on, instead of the quick or full grid; loopback always is.
         save: told the rows so far after every cell, so that a run cut short has not been for
             nothing.
     """
@@ -45,8 +46,13 @@ class Plan:
     new_tokens: int
     repeats: int
     quick: bool
+    cells: Sequence[Cell] | None
     tell: Callable[[str], None]
     save: Callable[["Outcome"], None]
+
+    def of(self, setup: Setup, grid: Sequence[Cell]) -> Sequence[Cell]:
+        """The networks of a set-up: of `grid`, unless some were asked for."""
+        return grid if self.cells is None else [c for c in self.cells if c.setup == setup]
 
 
 @dataclass(slots=True)
@@ -71,8 +77,10 @@ def run(plan: Plan) -> Outcome:
             bench.warm_up(deployments)
             base = _measure(bench, [loopback("real")], deployments, plan, outcome)
             step = _full_step(outcome.rows)
-            cells = [] if plan.quick else [*relative(step), *full("real")]
-            _measure(bench, cells, deployments, plan, outcome)
+            cells = [*relative(step), *full("real")]
+            _measure(
+                bench, plan.of("real", [] if plan.quick else cells), deployments, plan, outcome
+            )
         plan.tell("peers")
         outcome.rows += peer_rows(
             plan.model,
@@ -86,7 +94,8 @@ def run(plan: Plan) -> Outcome:
         )
         with house.bench("paced") as bench:
             bench.warm_up(deployments)
-            cells = [loopback("paced"), *(quick if plan.quick else full)("paced")]
+            grid = (quick if plan.quick else full)("paced")
+            cells = [loopback("paced"), *plan.of("paced", grid)]
             _measure(bench, cells, deployments, plan, outcome)
         outcome.late_steps = house.late_steps()
     return outcome
@@ -164,7 +173,8 @@ def _measure(
     """Measure the cells in turn; the answers of the last one."""
     answers: Answers = {}
     for cell in cells:
-        least = LOOPBACK_REPEATS if cell == loopback("real") else 1
+        often = cell == loopback("real") and plan.cells is None
+        least = LOOPBACK_REPEATS if often else 1
         rows, answers = bench.cell(cell, deployments, repeats=max(plan.repeats, least))
         outcome.rows += rows
         if cell.setup == "paced" and not outcome.traces:

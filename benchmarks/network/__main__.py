@@ -30,7 +30,7 @@ def main(
     if core is not None:
         os.sched_setaffinity(0, {core})
     host, _, port = target.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise typer.BadParameter(f"{target!r} is not host:port")
     # epoll rounds waits up to a millisecond, a third of the shortest round trip; select does not.
     loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
@@ -47,8 +47,7 @@ async def _serve(host: str, port: int) -> None:
 
         async def obey(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             while line := await reader.readline():
-                _apply(json.loads(line), proxy, echo)
-                writer.write(json.dumps(_counts(proxy)).encode() + b"\n")
+                writer.write(json.dumps(_obeyed(line, proxy, echo)).encode() + b"\n")
                 await writer.drain()
             writer.close()
 
@@ -62,6 +61,15 @@ async def _serve(host: str, port: int) -> None:
             sys.stdout.write(json.dumps(ports) + "\n")
             sys.stdout.flush()
             await stopped.wait()
+
+
+def _obeyed(line: bytes, proxy: Proxy, echo: Proxy) -> dict[str, object]:
+    """The byte counts after doing as told, or what was wrong with it."""
+    try:
+        _apply(json.loads(line), proxy, echo)
+    except (ValueError, TypeError) as error:
+        return {"error": str(error)}
+    return _counts(proxy)
 
 
 def _apply(asked: dict[str, object], *proxies: Proxy) -> None:

@@ -110,6 +110,8 @@ class Proxy:
                 over = path.backlog(loop.time()) - LONGEST_BACKLOG_SECONDS
                 if over > 0:
                     await asyncio.sleep(over)
+                if delivering.done():  # the receiver is gone
+                    await delivering
             path = self.up if direction == "up" else self.down
             queue.put(b"", path.send(0, loop.time()))
             await delivering

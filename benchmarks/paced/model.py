@@ -32,7 +32,7 @@ class PacedModel:
         prices: for a model of `model.shape.depth` layers.
         hidden: width of the states given out and taken, in values.
 
-    A call whose real computation took longer than its price is logged: its time is not the price's.
+    A call that ends later than its price allows is logged.
     """
 
     def __init__(self, model: SpanModel, prices: Prices, *, hidden: int) -> None:
@@ -118,5 +118,5 @@ class PacedModel:
         if left > 0:
             time.sleep(left)
         else:
+            # What a later call of the same step is priced at may still make up for it.
             _log.warning(LATE, extra={"milliseconds": round(-left * 1e3, 3)})
-            self._until = time.perf_counter()

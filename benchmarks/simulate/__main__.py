@@ -100,7 +100,7 @@ def _validated(results: Path) -> Validation:
     try:
         traces = traces_of(json.loads((results / "traces.json").read_text()))
         return validate(rows.load(results / "latest.json"), traces, depth=DEPTH)
-    except (OSError, ValueError, KeyError, CommandError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, CommandError) as error:
         typer.echo(f"cannot validate with {results}: {error}", err=True)
         raise typer.Exit(2) from error
 

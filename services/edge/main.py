@@ -36,6 +36,10 @@ from shared.web.metrics import Gauges
 from shared.web.middleware import BodyLimit, RequestId
 from shared.web.observe import observation_routes
 
+# How long an idle connection to the cloud is kept: a new one costs a round trip. Shorter than the
+# cloud keeps its side (`serving.KEEP_ALIVE_SECONDS`), so that no request meets one being closed.
+IDLE_SECONDS = 60.0
+
 
 def create_app(
     settings: Settings,
@@ -127,7 +131,11 @@ def _cloud_side(settings: Settings, transport: httpx.AsyncBaseTransport | None) 
         return None
     # Each session may hold an upload and a need at once, and each keeps its connection.
     connections = 2 * settings.max_requests + 1
-    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    limits = httpx.Limits(
+        max_connections=connections,
+        max_keepalive_connections=connections,
+        keepalive_expiry=IDLE_SECONDS,
+    )
     if transport is None and not _proxied(settings.cloud_url):
         transport = Replicas(httpx.AsyncHTTPTransport(limits=limits), _name(settings))
     http = httpx.AsyncClient(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import rows
-from benchmarks.cells import RELATIVE_STEPS, full, loopback, quick, relative
+from benchmarks.cells import RELATIVE_STEPS, full, loopback, parse, quick, relative
 from benchmarks.client import Answer
 from benchmarks.deployments import DEPLOYMENTS, Deployment, register
 from benchmarks.matching import threshold_for
@@ -90,6 +90,13 @@ def test_the_grids_are_those_asked_for() -> None:
     assert str(loopback("real")) == "real, loopback"
 
 
+def test_a_network_can_be_named() -> None:
+    assert parse("paced:3:30") == full("paced")[5]
+    for wrong in ("paced:3", "fast:3:30", "paced:x:30", "paced:-3:30", "paced:3:0"):
+        with pytest.raises(ValueError, match=r"\w"):
+            parse(wrong)
+
+
 def test_each_side_has_a_core_where_there_are_two() -> None:
     assert Cores.of_this_machine({3, 1, 2}) == Cores(1, 2)
     assert Cores.of_this_machine({4}) == Cores(4, 4)
@@ -119,6 +126,12 @@ def test_nearness_counts_tokens_texts_and_words() -> None:
     assert 4 + 8 <= found.agreement * 16 < 16
     assert found.identical == 0.5
     assert 0.5 < found.rouge_l < 1
+
+
+def test_the_same_text_is_as_near_as_can_be_in_any_script() -> None:
+    model = FullModel(SHIPPED_MODEL, [])
+    same = Judged((5, 6), (7, 8), "дом")
+    assert nearness(model, [same], [same]).rouge_l == 1.0
 
 
 def test_rows_survive_their_file(tmp_path: Path) -> None:

@@ -111,10 +111,20 @@ def test_both_figures_are_printed_and_the_code_is_1(tmp_path: Path) -> None:
     ]
 
 
-def test_nothing_differing_is_code_0_and_absent_rows_are_named(tmp_path: Path) -> None:
-    done = _command(tmp_path, _run()[:2])
-    assert done.exit_code == 0
-    assert "only in the reference: real, 3 ms, 30 Mbit/s: x" in done.stdout
+def test_fewer_networks_are_no_difference(tmp_path: Path) -> None:
+    assert _command(tmp_path, _run()[:2]).exit_code == 0
+
+
+def test_a_deployment_missing_on_a_network_is_named_and_the_code_is_1(tmp_path: Path) -> None:
+    rows = [*_run(), row(setup="paced", deployment="gone")]
+    path = tmp_path / "with_more.json"
+    save(path, rows)
+    app = Typer()
+    app.command()(main)
+    save(tmp_path / "new.json", _run())
+    done = CliRunner().invoke(app, [str(tmp_path / "new.json"), str(path)])
+    assert done.exit_code == 1
+    assert "only in the reference: paced, 3 ms, 30 Mbit/s: gone" in done.stdout
 
 
 def test_tolerances_are_options(tmp_path: Path) -> None:
