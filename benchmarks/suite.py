@@ -36,7 +36,8 @@ class Plan:
     Args:
         repeats: runs of every cell; of real compute on loopback at least LOOPBACK_REPEATS, where a
             run is short and the machine's own noise shows.
-        cells: networks to measure on, instead of the quick or full grid; loopback always is.
+        cells: networks to measure on instead of the quick or full grid; real compute on loopback
+            is always measured, where thresholds are matched.
         save: told the rows so far after every cell, so that a run cut short has not been for
             nothing.
     """
@@ -94,9 +95,8 @@ def run(plan: Plan) -> Outcome:
         )
         with house.bench("paced") as bench:
             bench.warm_up(deployments)
-            grid = (quick if plan.quick else full)("paced")
-            cells = [loopback("paced"), *plan.of("paced", grid)]
-            _measure(bench, cells, deployments, plan, outcome)
+            cells = [loopback("paced"), *(quick if plan.quick else full)("paced")]
+            _measure(bench, plan.of("paced", cells), deployments, plan, outcome)
         outcome.late_steps = house.late_steps()
     return outcome
 
