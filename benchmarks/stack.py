@@ -190,24 +190,26 @@ def _network(cloud_port: int, core: int) -> Iterator[Network]:
 
 def contexts_held(cloud_url: str) -> int:
     """Sessions the cloud still holds."""
-    return int(_metric(cloud_url, "tandem_contexts"))
+    (held,) = _metrics(cloud_url, "tandem_contexts")
+    return held
 
 
 def message_bytes(cloud_url: str) -> tuple[int, int]:
     """Bytes of message bodies the cloud has taken in and given out so far."""
-    return (
-        int(_metric(cloud_url, "tandem_uplink_bytes_total")),
-        int(_metric(cloud_url, "tandem_downlink_bytes_total")),
-    )
+    up, down = _metrics(cloud_url, "tandem_uplink_bytes_total", "tandem_downlink_bytes_total")
+    return up, down
 
 
-def _metric(cloud_url: str, name: str) -> float:
-    """The sum of a metric over its labels."""
+def _metrics(cloud_url: str, *names: str) -> list[int]:
+    """The sum of each metric over its labels, of one scrape."""
     text = httpx.get(f"{cloud_url}/metrics", timeout=10.0, trust_env=False).raise_for_status().text
-    lines = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
-    if not lines:
-        raise CommandError(f"the cloud has no metric {name}")
-    return sum(float(line.rpartition(" ")[2]) for line in lines)
+    found = []
+    for name in names:
+        lines = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
+        if not lines:
+            raise CommandError(f"the cloud has no metric {name}")
+        found.append(int(sum(float(line.rpartition(" ")[2]) for line in lines)))
+    return found
 
 
 def cores_here() -> Cores:

@@ -14,7 +14,13 @@ import typer
 from benchmarks import rows
 from benchmarks.simulate import fleet, page, paper, shapes
 from benchmarks.simulate.queueing import load, noticed_at
-from benchmarks.simulate.validate import Validation, traces_of, validate
+from benchmarks.simulate.validate import (
+    Prediction,
+    Validation,
+    predict,
+    traces_of,
+    validate,
+)
 from benchmarks.simulate.world import Software, Wire
 from cli.errors import CommandError
 
@@ -30,10 +36,14 @@ def main(
     results: Annotated[Path, typer.Option(help="Folder with latest.json and traces.json.")] = (
         RESULTS
     ),
+    also: Annotated[
+        list[Path] | None, typer.Option(help="Folder of another run to predict; repeat for more.")
+    ] = None,
     tolerance: Annotated[float, typer.Option(help="Largest error of a predicted cell.")] = 0.05,
 ) -> None:
     """Validate against measured cells, reproduce the paper, go to other sizes and fleets."""
     found = _validated(results)
+    others = {folder.name: _predicted(folder, found.software) for folder in also or []}
     reproduced = paper.reproduce()
     traces = traces_of(json.loads((results / "traces.json").read_text()))
     way = paper.way_to_the_paper(
@@ -52,6 +62,7 @@ def main(
     text = "\n".join((
         "# Simulation\n",
         "## Against the measured paced cells\n", page.validation(found),
+        *(f"Run `{n}`, not fitted to:\n\n{page.predicted(those)}" for n, those in others.items()),
         "## The paper's own run, by its unit costs\n", page.paper(reproduced, way),
         f"By its own costs it breaks even with cloud-only at {longer:.1f} ms more of round trip.\n",
         "## Other sizes: total over cloud-only's, simulated\n", page.sizes(points, even),
@@ -103,6 +114,17 @@ def _validated(results: Path) -> Validation:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, CommandError) as error:
         typer.echo(f"cannot validate with {results}: {error}", err=True)
         raise typer.Exit(2) from error
+
+
+def _predicted(folder: Path, software: Software) -> list[Prediction]:
+    """The rows of another run that had a network."""
+    try:
+        traces = traces_of(json.loads((folder / "traces.json").read_text()))
+        found = predict(rows.load(folder / "latest.json"), traces, software, depth=DEPTH)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, CommandError) as error:
+        typer.echo(f"cannot predict {folder}: {error}", err=True)
+        raise typer.Exit(2) from error
+    return [each for each in found if each.row.rtt_ms > 0]
 
 
 def _cell(row: dict[str, object]) -> dict[str, object]:

@@ -35,6 +35,19 @@ def validation(found: Validation) -> str:
     return f"{told}\n{table(lines)}"
 
 
+def predicted(found: Sequence[Prediction]) -> str:
+    """Every row of another run with its error."""
+    lines = [["", "network", "measured s", "simulated s", "off by"]]
+    lines += [
+        [
+            each.row.deployment, _place(each), f"{each.row.total_s:.3f}", f"{each.total_s:.3f}",
+            f"{each.error:+.1%}",
+        ]
+        for each in found
+    ]  # fmt: skip
+    return table(lines)
+
+
 def _place(each: Prediction) -> str:
     return f"{each.row.rtt_ms:g} ms, {each.row.mbit:g} Mbit/s"
 

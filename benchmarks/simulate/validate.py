@@ -91,21 +91,29 @@ def validate(rows: Sequence[Row], traces: Traces, *, depth: int) -> Validation:
     Raises:
         ValueError: there are no paced rows on loopback, or none with a network.
     """
-    paced = [row for row in rows if row.setup == "paced" and _modelled(row, traces)]
-    loopback = [row for row in paced if row.rtt_ms == 0]
-    others = [row for row in paced if row.rtt_ms > 0]
-    if not loopback or not others:
+    loopback = [row for row in _modelled(rows, traces) if row.rtt_ms == 0]
+    if not loopback or len(loopback) == len(_modelled(rows, traces)):
         raise ValueError("validation needs paced rows on loopback and others with a network")
     software = _fit(loopback, traces, depth)
-    fitted = [Prediction(row, _total(row, traces, depth, software)) for row in loopback]
-    predicted = [Prediction(row, _total(row, traces, depth, software)) for row in others]
-    return Validation(software, fitted, predicted)
+    predictions = predict(rows, traces, software, depth=depth)
+    fitted = [each for each in predictions if each.row.rtt_ms == 0]
+    return Validation(software, fitted, [each for each in predictions if each.row.rtt_ms > 0])
 
 
-def _modelled(row: Row, traces: Traces) -> bool:
-    """Whether there is a session for what was measured, and a trace to replay."""
-    deployment = DEPLOYMENTS.get(row.deployment)
-    return deployment is not None and kind_of(deployment) is not None and row.deployment in traces
+def predict(
+    rows: Sequence[Row], traces: Traces, software: Software, *, depth: int
+) -> list[Prediction]:
+    """What the simulation says of every paced row there is a session and a trace for, also of runs
+    it was not fitted to.
+    """
+    found = _modelled(rows, traces)
+    return [Prediction(row, _total(row, traces, depth, software)) for row in found]
+
+
+def _modelled(rows: Sequence[Row], traces: Traces) -> list[Row]:
+    """The paced rows that can be replayed."""
+    known = {n for n, each in DEPLOYMENTS.items() if kind_of(each) is not None and n in traces}
+    return [row for row in rows if row.setup == "paced" and row.deployment in known]
 
 
 def _fit(rows: Sequence[Row], traces: Traces, depth: int) -> Software:
