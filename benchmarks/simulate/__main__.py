@@ -71,13 +71,7 @@ def main(
     ))  # fmt: skip
     (results / "simulation.md").write_text(text)
     told = {
-        "software": asdict(found.software),
-        "worst_error": found.worst,
-        "median_error": found.median,
-        "predicted": [
-            {**_cell(each.row.to_json()), "simulated_s": each.total_s, "error": each.error}
-            for each in found.predicted
-        ],
+        **_of_validation(found),
         "paper": [{**asdict(each), "error": each.error} for each in reproduced],
         "paper_break_even_ms": longer,
         "way_to_the_paper": [asdict(each) for each in way],
@@ -93,6 +87,18 @@ def main(
     if found.worst > tolerance:
         typer.echo(f"a cell is off by {found.worst:.1%}, more than {tolerance:.0%}", err=True)
         raise typer.Exit(1)
+
+
+def _of_validation(found: Validation) -> dict[str, object]:
+    return {
+        "software": asdict(found.software),
+        "worst_error": found.worst,
+        "median_error": found.median,
+        "predicted": [
+            {**_cell(each.row.to_json()), "simulated_s": each.total_s, "error": each.error}
+            for each in found.predicted
+        ],
+    }
 
 
 def _fleets(
