@@ -17,6 +17,7 @@ from cli.partition import partition
 from cli.run import run
 from cli.terminal import console
 from cli.train import train
+from cli.train_drafter import train_drafter
 from cli.tune_exits import tune_exits
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Serve one large language model from an edge machine and a cloud machine at once.",
 )
-for command in (demo, run, chat, partition, train, tune_exits, evaluate, load):
+for command in (demo, run, chat, partition, train, train_drafter, tune_exits, evaluate, load):
     app.command()(command)
 
 

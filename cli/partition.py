@@ -47,6 +47,9 @@ def partition(
     cloud_start: Annotated[
         int, typer.Option(min=0, help="First layer the cloud holds; 0 holds the whole model.")
     ] = 0,
+    drafter: Annotated[
+        bool, typer.Option(help="Put in the drafter for this cut, where one lies beside the model.")
+    ] = True,
 ) -> None:
     """Cut a checkpoint into the bundle of the edge and the bundle of the cloud."""
     if split is None or edge_depth is None:
@@ -60,6 +63,7 @@ def partition(
         weights=weights,
         cloud_weights=cloud_weights,
         cloud_start=cloud_start,
+        drafter=drafter,
     )
 
 
@@ -93,6 +97,7 @@ def make_bundles(
     weights: Weights = Weights.FP32,
     cloud_weights: Weights = Weights.FP32,
     cloud_start: int = 0,
+    drafter: bool = True,
 ) -> None:
     """Write `out`/edge and `out`/cloud with a progress bar, then say what each side holds.
 
@@ -120,12 +125,16 @@ def make_bundles(
                 cloud_format=cloud_weights,
                 cloud_start=cloud_start,
                 protocol_version=PROTOCOL_VERSION,
+                use_drafter=drafter,
                 progress=show,
             )
         except (BadModel, OSError, ValueError) as error:
             raise CommandError(f"{model} cannot be partitioned: {error}") from error
     terminal.print(_holdings(model, out, manifests))
-    if warning := untrained(model, split, edge_depth):
+    if manifests[0].drafter is not None:
+        shares = [f"{share:.1%} {kind}" for kind, share in manifests[0].drafter.items()]
+        terminal.print(f"drafts that are the whole model's choice: {', '.join(shares)}")
+    elif warning := untrained(model, split, edge_depth):
         terminal.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
 
 
@@ -145,7 +154,7 @@ def untrained(model: Path, split: int, edge_depth: int) -> str | None:
 def _holdings(model: Path, out: Path, manifests: "tuple[Manifest, Manifest]") -> Table:
     """What each side holds."""
     table = Table(title=f"{model.name}, fingerprint {manifests[0].fingerprint[:16]}")
-    for column in ("side", "layers", "weights", "size", "exits", "folder"):
+    for column in ("side", "layers", "weights", "size", "exits", "drafter", "folder"):
         table.add_column(column)
     for manifest in manifests:
         folder = out / manifest.role
@@ -156,9 +165,15 @@ def _holdings(model: Path, out: Path, manifests: "tuple[Manifest, Manifest]") ->
             manifest.compute_format,
             size_of(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())),
             ", ".join(str(an_exit.layer) for an_exit in manifest.exits) or "none",
+            _drafter(manifest),
             str(folder),
         )
     return table
+
+
+def _drafter(manifest: "Manifest") -> str:
+    """For which cut a bundle holds a drafter."""
+    return "none" if manifest.drafter is None else f"{manifest.split} to {manifest.edge_depth}"
 
 
 if __name__ == "__main__":

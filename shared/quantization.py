@@ -8,6 +8,7 @@ Codecs: `fp32` (exact), `fp16`, and `int8`: blocks of 64 values along a row shar
 
 import sys
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +63,13 @@ class CodedRows:
         self._scales += memoryview(block.scales)[skip * layout.scales :]
         self.end += block.shape[0] - skip
 
+    def append_row(self, block: HiddenBlock, row: int) -> None:
+        """Add one row of `block`."""
+        payload, scales = row_of(block, row)
+        self._payload += payload
+        self._scales += scales
+        self.end += 1
+
     def truncate(self, end: int) -> None:
         """Drop the rows at positions >= `end`."""
         if end < self.end:
@@ -101,6 +109,26 @@ def encode(states: Tensor, codec: Codec) -> HiddenBlock:
         case "int8":
             payload, scales = _encode_int8(states.to(torch.float32))
     return _block(codec, tokens, hidden, payload=payload, scales=scales)
+
+
+def row_of(block: HiddenBlock, row: int) -> tuple[memoryview, memoryview]:
+    """The payload and the scales of one row of `block`, as they were coded."""
+    layout = RowLayout.of(block.codec, block.shape[1])
+    return (
+        memoryview(block.payload)[row * layout.payload : (row + 1) * layout.payload],
+        memoryview(block.scales)[row * layout.scales : (row + 1) * layout.scales],
+    )
+
+
+def join(rows: Sequence[tuple[HiddenBlock, int]]) -> HiddenBlock:
+    """Make one block of single rows (block, row) of blocks of one codec and width; no value is
+    coded again.
+    """
+    first = rows[0][0]
+    parts = [row_of(block, row) for block, row in rows]
+    payload = b"".join(payload for payload, _ in parts)
+    scales = b"".join(scales for _, scales in parts)
+    return _block(first.codec, len(rows), first.shape[1], payload=payload, scales=scales)
 
 
 def validate(block: HiddenBlock, *, hidden: int) -> None:

@@ -1,8 +1,8 @@
 """The model card: what `training.json`, `evaluation.json` and `calibration.json` say, as prose.
 
 The prose is `card.md`; no figure in it is typed by hand, and a card is written again after every
-training, tuning or evaluation. It knows the form of those three files and nothing of how they came
-about.
+training, tuning or evaluation, and after a drafter was trained. It knows the form of those three
+files and of the drafters', and nothing of how they came about.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any
 from training.sources import HELD_OUT, TRAINING
 
 _TEMPLATE = Path(__file__).with_name("card.md")
+_DRAFTERS = Path(__file__).with_name("card_drafters.md")
 _PROSE_COLUMNS = {"from", "licence"}
 
 
@@ -31,6 +32,7 @@ def write_card(folder: Path) -> Path:
         **_model_fields(training),
         **_run_fields(training),
         **_exit_fields(calibration),
+        "drafters": _drafters(folder),
         "figures": _figures(evaluation["texts"]),
         "sources": _sources(training["config"]["mixture"]),
         "held_out": _table(
@@ -87,6 +89,44 @@ def _exit_fields(calibration: Mapping[str, Any]) -> dict[str, str]:
         "target": _percent(calibration["target"]),
         "kept": _table(head, rows),
     }
+
+
+def _drafters(folder: Path) -> str:
+    """The section on drafters; nothing where there are none."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("drafter-*.json"))]
+    if not found:
+        return ""
+    head = ["split", "edge depth", "text", "tokens", "before", "after", "one of 2", "one of 4"]
+    rows = [
+        [
+            str(drafter["split"]),
+            str(drafter["edge_depth"]),
+            kind,
+            f"{tokens:,}",
+            _percent(shares["before"][kind]),
+            _percent(shares["after"][kind]),
+            _percent(shares["best_of"][kind][1]),
+            _percent(shares["best_of"][kind][3]),
+        ]
+        for drafter in found
+        for shares in (drafter["acceptance"],)
+        for kind, tokens in shares["tokens"].items()
+    ]
+    made = [
+        [
+            str(drafter["split"]),
+            str(drafter["edge_depth"]),
+            f"{drafter['exits'][0]['threshold']:g}",
+            f"{drafter['exits'][-1]['threshold']:g}",
+            f"{drafter['training']['steps']:,}",
+            f"{drafter['training']['parameters']:,}",
+        ]
+        for drafter in found
+    ]
+    columns = ["split", "edge depth", "threshold, split", "threshold, edge depth"]
+    return Template(_DRAFTERS.read_text()).substitute(
+        acceptance=_table(head, rows), made=_table([*columns, "steps", "weights"], made)
+    )
 
 
 def _figures(texts: Mapping[str, Any]) -> str:

@@ -51,13 +51,18 @@ def choose_mixture(text: Path) -> dict[str, float]:
 
     Raises FileNotFoundError when `text` holds no file that can be read.
     """
-    found = {path.name.split(".")[0]: path.stat().st_size for path in _text_files(text)}
+    found = {path.name.split(".")[0]: path for path in text_files(text)}
     if not found:
         raise FileNotFoundError(f"{text} holds no .jsonl.xz and no .txt file")
-    if found.keys() >= MIXTURE.keys():
+    return mixture_of(found)
+
+
+def mixture_of(paths: Mapping[str, Path]) -> dict[str, float]:
+    """The same for files that were found, by the name of their source."""
+    if paths.keys() >= MIXTURE.keys():
         return dict(MIXTURE)
-    total = sum(found.values())
-    return {source: size / total for source, size in sorted(found.items())}
+    sizes = {source: path.stat().st_size for source, path in sorted(paths.items())}
+    return {source: size / sum(sizes.values()) for source, size in sizes.items()}
 
 
 def prepare_corpus(
@@ -118,12 +123,15 @@ def sample_documents(
             left -= len(document)
 
 
-def _text_files(text: Path) -> list[Path]:
+def text_files(text: Path) -> list[Path]:
+    """The files of text in a folder; a file stands for itself."""
+    if text.is_file():
+        return [text]
     return sorted([*text.glob("*.jsonl.xz"), *text.glob("*.txt")])
 
 
 def _find(text: Path, source: str) -> Path:
-    for path in _text_files(text):
+    for path in text_files(text):
         if path.name.split(".")[0] == source:
             return path
     raise FileNotFoundError(f"{text} holds no source named {source}")

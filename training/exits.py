@@ -6,11 +6,11 @@ exit computes.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from shared.model.checkpoint import read_checkpoint
-from shared.model.exits import FORMAT, INDEX
+from shared.model.exits import FORMAT, INDEX, Calibration
 from shared.model.fingerprint import fingerprint
 
 
@@ -20,11 +20,13 @@ class ExitPoint:
 
     `agreement` is the share of kept tokens that the end of the model would have chosen too,
     measured on text the threshold was not chosen on; None where nothing was measured or kept.
+    `calibration` says how sure its drafts are, by how tokens were chosen.
     """
 
     layer: int
     threshold: float
     agreement: float | None
+    calibration: Calibration = field(default_factory=dict)
 
 
 def write_exits(folder: Path, exits: Sequence[ExitPoint]) -> None:

@@ -34,7 +34,8 @@ def export(
     Files of an earlier export are replaced; anything measured on earlier weights is removed.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for stale in (*out.glob("*.safetensors*"), out / "calibration.json", out / "evaluation.json"):
+    measured = (out / "calibration.json", out / "evaluation.json", *out.glob("drafter-*.json"))
+    for stale in (*out.glob("*.safetensors*"), *measured):
         stale.unlink(missing_ok=True)
     shipped: Any = deepcopy(model.llama)
     shipped = shipped.to("cpu", torch.bfloat16)

@@ -6,7 +6,6 @@ reading.
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
+from shared.decoding.sampling import SamplingParameters
 from shared.errors import BadModel
-from shared.model import KVCache, LayerSpan, ModelShape, Segment, load_span
+from shared.model import LayerSpan, ModelShape, Segment, load_span
 from shared.model.exits import read_exits
-
-_SESSIONS = 32
+from training.writing import GREEDY, write_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +58,8 @@ def join(readings: Sequence[Reading]) -> Reading:
 class Reader:
     """A checkpoint folder with its exits, loaded for measuring.
 
-    `thresholds` are those of its exits, by layer, rising. Raises BadModel when the folder has no
-    exits or is not supported.
+    `thresholds` are those of its exits, by layer, rising; `model` is all of it, exits included.
+    Raises BadModel when the folder has no exits or is not supported.
     """
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
@@ -74,7 +73,7 @@ class Reader:
         self.max_positions = shape.max_positions
         self._depth = shape.depth
         self._device = device
-        self._model = load_span(
+        self.model = load_span(
             folder,
             LayerSpan(0, shape.depth, shape.depth),
             dtype=torch.float32,
@@ -107,11 +106,11 @@ class Reader:
         """Read one text of at most `max_positions` tokens."""
         tokens = self._tensor(ids)
         heads = []
-        with self._model.new_cache() as cache:
+        with self.model.new_cache() as cache:
             states = None
             for start, stop in pairwise((0, *self.layers)):
                 entering = tokens if states is None else None
-                (states,) = self._model.forward([Segment(cache, start, stop, 0, entering, states)])
+                (states,) = self.model.forward([Segment(cache, start, stop, 0, entering, states)])
                 heads.append(self._logits(stop, states))
         logits = torch.stack(heads)
         confidence, choices = logits.softmax(dim=-1).max(dim=-1)
@@ -120,43 +119,20 @@ class Reader:
         losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), following, reduction="none")
         return Reading(choices.cpu(), confidence.cpu(), torch.cat([losses, unknown], dim=1).cpu())
 
-    @torch.inference_mode()
-    def continuations(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
-        """The whole model's greedy answer to each prompt: up to `tokens` ids, end included."""
-        answers: list[list[int]] = []
-        for first in range(0, len(prompts), _SESSIONS):
-            answers += self._continue(prompts[first : first + _SESSIONS], tokens)
-        return answers
-
-    def _continue(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
-        answers: list[list[int]] = [[] for _ in prompts]
-        with ExitStack() as stack:
-            caches = [stack.enter_context(self._model.new_cache()) for _ in prompts]
-            waiting = {index: list(prompt) for index, prompt in enumerate(prompts)}
-            while waiting:
-                chosen = self._choose({index: (caches[index], waiting[index]) for index in waiting})
-                for index, token in chosen.items():
-                    answers[index].append(token)
-                waiting = {
-                    index: [token]
-                    for index, token in chosen.items()
-                    if token != self.tokenizer.eos_token_id and len(answers[index]) < tokens
-                }
-        return answers
-
-    def _choose(self, sessions: dict[int, tuple[KVCache, list[int]]]) -> dict[int, int]:
-        """Feed each session its new tokens; returns the next token of each."""
-        segments = [
-            Segment(cache, 0, self._depth, cache.length(0), self._tensor(ids), None)
-            for cache, ids in sessions.values()
-        ]
-        last = torch.stack([states[-1] for states in self._model.forward(segments)])
-        return dict(zip(sessions, self._model.logits(last).argmax(dim=-1).tolist(), strict=True))
+    def continuations(
+        self,
+        prompts: Sequence[Sequence[int]],
+        tokens: int,
+        parameters: SamplingParameters = GREEDY,
+    ) -> list[list[int]]:
+        """The whole model's answer to each prompt: up to `tokens` ids, end included."""
+        end = self.tokenizer.eos_token_id
+        return write_on(self.model, prompts, tokens, end=end, parameters=parameters)
 
     def _tensor(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor(ids, device=self._device)
 
     def _logits(self, layer: int, states: Tensor) -> Tensor:
         if layer == self._depth:
-            return self._model.logits(states)
-        return self._model.exit_logits(layer, states)
+            return self.model.logits(states)
+        return self.model.exit_logits(layer, states)

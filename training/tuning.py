@@ -7,14 +7,17 @@ arrays is `training.thresholds`' business.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from shared.model.exits import GapTable
+from training.acceptance import as_texts, calibrate, read_drafts
 from training.corpus import read_rows
 from training.exits import ExitPoint, write_exits
 from training.reading import Reader, Reading, join
 from training.thresholds import Bools, Floats, Kept, apply_thresholds, choose_thresholds
+from training.writing import KINDS, SAMPLED
 
 Progress = Callable[[int, int], None]
 
@@ -29,6 +32,8 @@ class Calibration:
     chosen_on: Kept
     tested_on: Kept
     tested_by_source: dict[str, Kept]
+    gaps: dict[int, dict[str, GapTable]]
+    """By exit and how tokens were chosen, on all prompts: how often its drafts are right."""
 
 
 def tune_thresholds(
@@ -51,14 +56,10 @@ def tune_thresholds(
     """
     reader = Reader(folder, device=device)
     tokens = min(tokens, reader.max_positions // 2)
-    sources = {
-        path.name.split(".")[0]: texts
-        for path in sorted(held_out.glob("*.jsonl.xz"))
-        if (texts := list(_prompts(path, reader, prompts, tokens)))
-    }
-    if not sources:
-        raise FileNotFoundError(f"{held_out} holds no .jsonl.xz file with prompts")
-    read = _read_continuations(reader, sources, tokens, progress or (lambda _done, _all: None))
+    room = reader.max_positions - tokens
+    sources = held_out_prompts(held_out, reader.ids, most=prompts, longest=room)
+    answers = {source: reader.continuations(texts, tokens) for source, texts in sources.items()}
+    read = _read_continuations(reader, sources, answers, progress or (lambda _done, _all: None))
     choosing = join([reading for texts in read.values() for reading in texts[0::2]])
     testing = {source: join(texts[1::2]) for source, texts in read.items() if len(texts) > 1}
     thresholds = choose_thresholds(*_arrays(choosing), target)
@@ -69,6 +70,7 @@ def tune_thresholds(
         chosen_on=_kept(choosing, thresholds),
         tested_on=_kept(join(list(testing.values()) or [choosing]), thresholds),
         tested_by_source={source: _kept(texts, thresholds) for source, texts in testing.items()},
+        gaps=_gaps(reader, sources, answers, tokens),
     )
     write_calibration(folder, calibration)
     return calibration
@@ -82,34 +84,54 @@ def write_calibration(folder: Path, calibration: Calibration) -> None:
         calibration.tested_on.agreements,
         strict=True,
     )
-    write_exits(folder, [ExitPoint(*point) for point in points])
+    write_exits(folder, [ExitPoint(*point, calibration.gaps[point[0]]) for point in points])
     content = {"format": 1, **asdict(calibration)}
     (folder / "calibration.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _prompts(path: Path, reader: Reader, most: int, tokens: int) -> Iterator[list[int]]:
-    """The first `most` prompts of a file that leave room for `tokens` more."""
+def held_out_prompts(
+    held_out: Path, encode: Callable[[str], list[int]], *, most: int, longest: int
+) -> dict[str, list[list[int]]]:
+    """By file, the ids of the first `most` prompts of at most `longest` tokens.
+
+    Raises FileNotFoundError when no file of `held_out` has prompts.
+    """
+    sources = {
+        path.name.split(".")[0]: texts
+        for path in sorted(held_out.glob("*.jsonl.xz"))
+        if (texts := list(_prompts(path, encode, most, longest)))
+    }
+    if not sources:
+        raise FileNotFoundError(f"{held_out} holds no .jsonl.xz file with prompts")
+    return sources
+
+
+def _prompts(
+    path: Path, encode: Callable[[str], list[int]], most: int, longest: int
+) -> Iterator[list[int]]:
     found = 0
     for row in read_rows(path):
         if "prompt" not in row or found == most:
             return
-        ids = reader.ids(row["prompt"])
-        if len(ids) + tokens <= reader.max_positions:
+        ids = encode(row["prompt"])
+        if len(ids) <= longest:
             found += 1
             yield ids
 
 
 def _read_continuations(
-    reader: Reader, sources: dict[str, list[list[int]]], tokens: int, progress: Progress
+    reader: Reader,
+    sources: Mapping[str, list[list[int]]],
+    answers: Mapping[str, list[list[int]]],
+    progress: Progress,
 ) -> dict[str, list[Reading]]:
     """By source, what the exits say about every token of each prompt's continuation."""
     total = sum(map(len, sources.values()))
     read: dict[str, list[Reading]] = {}
     done = 0
     for source, prompts in sources.items():
-        answers = reader.continuations(prompts, tokens)
         read[source] = []
-        for prompt, answer in zip(prompts, answers, strict=True):
+        for prompt, answer in zip(prompts, answers[source], strict=True):
             # The token at position n is chosen by what is said after position n - 1.
             start = len(prompt) - 1
             reading = reader.read([*prompt, *answer])
@@ -117,6 +139,25 @@ def _read_continuations(
             done += 1
             progress(done, total)
     return read
+
+
+def _gaps(
+    reader: Reader,
+    sources: Mapping[str, list[list[int]]],
+    greedy: Mapping[str, list[list[int]]],
+    tokens: int,
+) -> dict[int, dict[str, GapTable]]:
+    prompts = [prompt for texts in sources.values() for prompt in texts]
+    answers = {
+        "greedy": [answer for texts in greedy.values() for answer in texts],
+        "sampled": reader.continuations(prompts, tokens, SAMPLED),
+    }
+    found: dict[int, dict[str, GapTable]] = {layer: {} for layer in reader.exits}
+    for kind, parameters in KINDS.items():
+        texts = as_texts(prompts, answers[kind])
+        for layer, drafts in read_drafts(reader.model, reader.exits, texts, parameters).items():
+            found[layer][kind] = calibrate(drafts)
+    return found
 
 
 def _arrays(reading: Reading) -> tuple[Floats, Bools]:

@@ -7,14 +7,17 @@ crosses the network and what is coded and decoded has its size. It knows no serv
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 from torch.nn.functional import pad
 
+from benchmarks.paced.device import Device
 from benchmarks.paced.prices import Prices
-from shared.model import KVCache, LayerSpan, Manifest, Segment, SpanModel
+from shared.model import KVCache, LayerSpan, Manifest, Segment, SpanModel, Tap
 from shared.model.exits import ExitInfo
 from shared.model.network import Network
 from shared.model.ragged import stretches
@@ -24,6 +27,26 @@ LATE = "a step took longer than its price"
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One call of the model: `rows` through the layers [first, last), or a head where these are
+    equal.
+
+    Args:
+        began, ended: on `time.perf_counter`'s clock.
+        begins: it begins an engine's step; others go on with one.
+        tapped: states were read on the way up.
+    """
+
+    began: float
+    ended: float
+    rows: int
+    first: int
+    last: int
+    begins: bool
+    tapped: bool
+
+
 class PacedModel:
     """What the engines use of a `SpanModel`, paced and widened.
 
@@ -31,11 +54,21 @@ class PacedModel:
         model: computes the tokens; its own time must be below the prices.
         prices: for a model of `model.shape.depth` layers.
         hidden: width of the states given out and taken, in values.
+        device: what other processes compute on too; nobody does while a call here runs.
+        note: told every call.
 
     A call that ends later than its price allows is logged.
     """
 
-    def __init__(self, model: SpanModel, prices: Prices, *, hidden: int) -> None:
+    def __init__(
+        self,
+        model: SpanModel,
+        prices: Prices,
+        *,
+        hidden: int,
+        device: Device | None = None,
+        note: Callable[[Ran], None] | None = None,
+    ) -> None:
         if prices.depth != model.shape.depth:
             raise ValueError(
                 f"prices for {prices.depth} layers do not fit a model of {model.shape.depth}"
@@ -44,6 +77,8 @@ class PacedModel:
             raise ValueError(f"states of {model.shape.hidden} values do not fit into {hidden}")
         self._model = model
         self._prices = prices
+        self._device = device
+        self._note = note
         self.shape = replace(model.shape, hidden=hidden)
         self.span: LayerSpan = model.span
         self.dtype, self.device = model.dtype, model.device
@@ -75,26 +110,58 @@ class PacedModel:
         return self._model.new_cache()
 
     def forward(self, segments: Sequence[Segment]) -> list[Tensor]:
-        """See `SpanModel.forward`; states taken and given are `shape.hidden` wide."""
+        """See `SpanModel.forward`; states taken and given, a tap's too, are `shape.hidden` wide."""
         begins = self._begins(segments)
-        began = time.perf_counter() if begins else self._until
-        own = self._model.shape.hidden
-        narrow = [s if s.states is None else replace(s, states=s.states[:, :own]) for s in segments]
-        states = self._model.forward(narrow)
-        self._hold(began, self._price(segments, begins=begins))
-        return [pad(each, (0, self.shape.hidden - own)) for each in states]
+        with self._turn(begins=begins) as began:
+            states = self._model.forward([self._narrowed(segment) for segment in segments])
+            self._hold(began, self._price(segments, begins=begins))
+        first, last = min(s.start for s in segments), max(s.stop for s in segments)
+        tapped = any(s.tap is not None for s in segments)
+        self._tell(began, sum(s.rows for s in segments), (first, last), begins, tapped)
+        return [self._widened(each) for each in states]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `SpanModel.logits`."""
-        logits = self._model.logits(hidden[:, : self._model.shape.hidden])
-        self._hold(self._until, self._prices.head)
-        return logits
+        return self._head(self._model.logits, hidden, self.span.stop)
 
     def exit_logits(self, layer: int, hidden: Tensor) -> Tensor:
         """See `SpanModel.exit_logits`."""
-        logits = self._model.exit_logits(layer, hidden[:, : self._model.shape.hidden])
-        self._hold(self._until, self._prices.head)
+        return self._head(partial(self._model.exit_logits, layer), hidden, layer)
+
+    def _head(self, head: Callable[[Tensor], Tensor], hidden: Tensor, layer: int) -> Tensor:
+        with self._turn(begins=False) as began:
+            logits = head(hidden[:, : self._model.shape.hidden])
+            self._hold(began, self._prices.head)
+        self._tell(began, len(hidden), (layer, layer), begins=False, tapped=False)
         return logits
+
+    @contextmanager
+    def _turn(self, *, begins: bool) -> Iterator[float]:
+        """Hold the device for one call; yields when the call counts as begun."""
+        if self._device is None:
+            yield time.perf_counter() if begins else self._until
+            return
+        with self._device.turn(begins=begins) as waited:
+            yield time.perf_counter() if begins or waited else self._until
+
+    def _tell(
+        self, began: float, rows: int, layers: tuple[int, int], begins: bool, tapped: bool
+    ) -> None:
+        if self._note is not None:
+            self._note(Ran(began, time.perf_counter(), rows, *layers, begins, tapped))
+
+    def _narrowed(self, segment: Segment) -> Segment:
+        """The segment as the model takes it."""
+        own, tap = self._model.shape.hidden, segment.tap
+        if segment.states is not None:
+            segment = replace(segment, states=segment.states[:, :own])
+        if tap is not None:
+            narrow = Tap(tap.layer, lambda states: tap.take(self._widened(states))[:, :own])
+            segment = replace(segment, tap=narrow)
+        return segment
+
+    def _widened(self, states: Tensor) -> Tensor:
+        return pad(states, (0, self.shape.hidden - states.shape[1]))
 
     def _begins(self, segments: Sequence[Segment]) -> bool:
         """Whether these rows begin a step: on an edge, going on above the split does not."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from cli.errors import CommandError
 
 PROMPTS = Path(__file__).with_name("prompts.jsonl")
-MODES = ("collaborative", "standalone", "cloud", "split")
+MODES = ("collaborative", "verified", "standalone", "cloud", "split")
 
 
 @dataclass(frozen=True, slots=True)

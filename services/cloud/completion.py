@@ -8,16 +8,17 @@ chooses the one asked for; the report says all the edge may not know. Knows neit
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from services.cloud.contexts import Context, ContextStore, Standing
+from services.cloud.contexts import Context, ContextStore, Standing, VerifiedContext
 from services.cloud.engine import CloudEngine, Pass
-from services.cloud.passes import bytes_needed, plan, settle
+from services.cloud.passes import Observer, bytes_needed, plan, settle
+from services.cloud.verifier import Verifier
 from services.cloud.welcome import Welcome
 from shared.decoding.sampling import Choice
-from shared.errors import Invalid
+from shared.errors import Invalid, Malformed
 from shared.protocol.digest import DIGEST_BYTES
 from shared.protocol.messages import Block, Pressure, Report, Want
 from shared.runtime.background import Background
@@ -26,24 +27,13 @@ from shared.runtime.model_thread import ModelThread
 T = TypeVar("T")
 
 
-class Observer(Protocol):
-    """Told what the full model did, for metrics."""
-
-    def passed(self, mode: str, *, judged: int, disagreed: int, decided: int) -> None:
-        """A pass ended: tokens of the edge it judged, those it disagreed with, and tokens it
-        chose itself.
-        """
-
-    def rewound(self) -> None:
-        """A block was answered with the position to send again from."""
-
-
 @dataclass(slots=True)
 class Completion:
     """The cloud's side of every session.
 
     Args:
         thread: owns `engine` and runs its passes.
+        verifier: runs those of `verified` sessions.
         reorder_seconds: how long a block waits for the one before it.
     """
 
@@ -51,37 +41,43 @@ class Completion:
     store: ContextStore
     engine: CloudEngine
     thread: ModelThread[Pass, tuple[Choice, ...]]
+    verifier: Verifier
     observer: Observer
     reorder_seconds: float
     background: Background = field(default_factory=Background)
 
-    async def accept(self, block: Block) -> Report:
-        """Apply a block, decide what it wants, and report.
+    async def accept(self, blocks: Sequence[Block]) -> Report:
+        """Apply the blocks of a body, decide what the last one wants, and report.
 
         Raises:
             Mismatch, Invalid, Malformed: the block is refused and the session untouched.
             Overloaded: no room now.
         """
-        self._check(block)
-        return await self._to_the_end(self._accept(block, time.perf_counter()))
+        self._check(blocks)
+        return await self._to_the_end(self._accept(blocks, time.perf_counter()))
 
-    async def stream(self, block: Block) -> AsyncGenerator[Report]:
-        """Apply a block and go on alone for `count` tokens, with a report after each.
+    async def stream(self, blocks: Sequence[Block]) -> AsyncGenerator[Report]:
+        """Apply the blocks of a body and go on alone, with a report after each token: for `count`
+        tokens, or in `verified` for `count` - 1 after those of the pass.
 
         Raises as `accept`, before the first report; closing the iterator ends the run after the
         token under way.
         """
-        self._check(block)
+        self._check(blocks)
+        block = blocks[-1]
         began, wanted = time.perf_counter(), block.start + len(block.tokens) + block.count
-        with self.store.using(block.session, block.opening) as context:
-            if context is not None and context.carries_states:
+        with self.store.using(block.session, blocks[0].opening) as context:
+            alone = isinstance(context, VerifiedContext)
+            if context is not None and context.carries_states and not alone:
                 raise Invalid("only a session without states can run ahead", field="count")
-            report = await self._to_the_end(self._accept(block, began))
+            report = await self._to_the_end(self._accept(blocks, began))
             yield report
             if context is None or report.need_from is not None:
                 return
             acknowledged = report.through
-            while acknowledged < wanted and not self._ended(context):
+            if alone:
+                wanted = acknowledged + block.count - 1
+            while acknowledged < wanted and not context.ended:
                 if not await self._to_the_end(self._go_on(context, acknowledged)):
                     return
                 yield self._report(context, acknowledged, began)
@@ -91,10 +87,16 @@ class Completion:
         """Forget a session."""
         self.store.close(session)
 
-    async def _accept(self, block: Block, began: float) -> Report:
-        with self.store.using(block.session, block.opening) as context:
+    async def _accept(self, blocks: Sequence[Block], began: float) -> Report:
+        block = blocks[-1]
+        with self.store.using(block.session, blocks[0].opening) as context:
             if context is None:
                 return self._unknown(block, began)
+            if isinstance(context, VerifiedContext):
+                need = await self.verifier.take(context, blocks)
+                return self._report(context, block.acknowledged, began, need_from=need)
+            if len(blocks) > 1:
+                raise Malformed("only a tree of drafts takes several blocks")
             standing = await self._apply(context, block)
             end = block.start + len(block.tokens)
             need = None
@@ -126,7 +128,7 @@ class Completion:
     async def _decide(self, context: Context, position: int) -> None:
         """Choose the token at `position` in one pass; in none if a duplicate request came first."""
         async with context.turn:
-            if context.through == position and not self._ended(context):
+            if context.through == position and not context.ended:
                 await self._pass(context, decide=True)
 
     async def _go_on(self, context: Context, position: int) -> bool:
@@ -134,6 +136,8 @@ class Completion:
         with self.store.using(context.session, None) as current:
             if current is not context:
                 return False
+            if isinstance(context, VerifiedContext):
+                return await self.verifier.run_ahead(context, position)
             await self._decide(context, position)
             return context.through > position
 
@@ -156,20 +160,13 @@ class Completion:
             context.opening.mode, judged=judged, disagreed=disagreed, decided=int(decide)
         )
 
-    def _check(self, block: Block) -> None:
-        if block.opening is not None:
-            self.welcome.check_opening(block.opening)
-        self.welcome.check_block(block)
-        if (block.want is Want.NOW) != (block.count > 0):
-            raise Invalid("count goes with want `now`, and only with it", field="count")
-
-    def _ended(self, context: Context) -> bool:
-        opening = context.opening
-        ended = (
-            context.through > opening.prompt_tokens
-            and context.tokens[-1] in opening.sampling.eos_ids
-        )
-        return ended or context.through >= opening.max_positions
+    def _check(self, blocks: Sequence[Block]) -> None:
+        for block in blocks:
+            if block.opening is not None:
+                self.welcome.check_opening(block.opening)
+            self.welcome.check_block(block)
+            if (block.want is Want.NOW) != (block.count > 0):
+                raise Invalid("count goes with want `now`, and only with it", field="count")
 
     def _report(
         self,
@@ -186,7 +183,7 @@ class Completion:
             acknowledged=acknowledged,
             held=max(acknowledged, held),
             seconds=time.perf_counter() - began,
-            pressure=self._pressure(),
+            pressure=self._pressure(context),
             need_from=need_from,
         )
 
@@ -203,11 +200,12 @@ class Completion:
             digest=bytes(DIGEST_BYTES),
             need_from=0,
             seconds=time.perf_counter() - began,
-            pressure=self._pressure(),
+            pressure=self._pressure(None),
         )
 
-    def _pressure(self) -> Pressure:
-        return Pressure(queued=self.thread.waiting, allowed_nodes=0)
+    def _pressure(self, context: Context | None) -> Pressure:
+        allowed = context.allowed_nodes if isinstance(context, VerifiedContext) else 0
+        return Pressure(queued=self.thread.waiting, allowed_nodes=allowed)
 
     async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Await `work`, letting it finish when the caller goes away: a context is never left

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shared.decoding.sampling import Choice, PrefixState, SamplingParameters, sample
-from shared.model import KVCache, Segment, SpanModel
+from shared.model import KVCache, Lineage, Segment, SpanModel, Tap, Tree
 from shared.runtime.work import Failed
 
 Choices: TypeAlias = tuple[Choice, ...]
@@ -30,11 +30,12 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Choose a token from the output of row `row` of a pass; `state` folds every token up to and
-    including that row's.
+    """Choose the token at `position` from the output of row `row` of a pass; `state` folds every
+    token before it.
     """
 
     row: int
+    position: int
     state: PrefixState
 
 
@@ -44,7 +45,9 @@ class Pass:
     `start`.
 
     The rows stand at `position` and the following positions, and the cache holds everything before
-    them.
+    them. Rows that are not one line have `parents`: per row the row it follows, -1 for what is in
+    the cache. A pass by the whole model whose layers below the `tap` lack rows (their states came
+    from elsewhere) first runs the ids [B] `behind` through them.
     """
 
     cache: KVCache
@@ -53,14 +56,24 @@ class Pass:
     inputs: Tensor
     picks: Sequence[Pick]
     draw: Draw
+    parents: Sequence[int] | None = None
+    behind: Tensor | None = None
+    tap: Tap | None = None
+    caught_up: int = 0
     done: int = 0
     choices: list[Choice] = field(default_factory=list)
     charge: int = 1
+    lineage: Lineage | None = None
 
     @property
     def rows(self) -> int:
         """Rows still to run."""
-        return len(self.inputs) - self.done
+        return len(self.inputs) - self.done + self.rows_behind
+
+    @property
+    def rows_behind(self) -> int:
+        """Rows still to run below the tap only."""
+        return 0 if self.behind is None else len(self.behind) - self.caught_up
 
 
 class CloudEngine:
@@ -77,18 +90,48 @@ class CloudEngine:
         """Run each pass by its allotted rows; see `shared.runtime.work.Engine`. A finished pass
         gives its picks' choices.
         """
-        hidden = self.model.forward([self._segment(work, rows) for work, rows in batch])
-        wanted = [[p for p in w.picks if w.done <= p.row < w.done + rows] for w, rows in batch]
+        batch = self._catch_up(batch)
+        going = [(work, rows) for work, rows in batch if rows]
+        hidden = self.model.forward([self._segment(work, rows) for work, rows in going])
+        wanted = [[p for p in w.picks if w.done <= p.row < w.done + rows] for w, rows in going]
         picked = [
             states[[pick.row - work.done for pick in picks]]
-            for (work, _), states, picks in zip(batch, hidden, wanted, strict=True)
+            for (work, _), states, picks in zip(going, hidden, wanted, strict=True)
         ]
         logits = self.model.logits(torch.cat(picked)) if any(wanted) else torch.empty(0)
         parts = logits.split([len(picks) for picks in wanted])
-        return [
-            self._advance(work, rows, picks, part)
-            for (work, rows), picks, part in zip(batch, wanted, parts, strict=True)
-        ]
+        outcomes = {
+            id(work): self._advance(work, rows, picks, part)
+            for (work, rows), picks, part in zip(going, wanted, parts, strict=True)
+        }
+        return [outcomes.get(id(work)) for work, _ in batch]
+
+    def _catch_up(self, batch: Sequence[tuple[Pass, int]]) -> list[tuple[Pass, int]]:
+        """Run what is behind below the taps; returns the batch with the rows left for the rest."""
+        segments, left = [], []
+        for work, rows in batch:
+            work.charge = 0
+            behind = min(rows, work.rows_behind)
+            left.append((work, rows - behind))
+            if behind:
+                assert work.behind is not None
+                assert work.tap is not None
+                ids = work.behind[work.caught_up : work.caught_up + behind]
+                segments.append(
+                    Segment(
+                        cache=work.cache,
+                        start=0,
+                        stop=work.tap.layer,
+                        position=work.cache.length(0),
+                        ids=ids.to(self.model.device),
+                        states=None,
+                    )
+                )
+                work.caught_up += behind
+                work.charge = behind * work.tap.layer
+        if segments:
+            self.model.forward(segments)
+        return left
 
     def _segment(self, work: Pass, rows: int) -> Segment:
         inputs = work.inputs[work.done : work.done + rows].to(self.model.device)
@@ -97,6 +140,8 @@ class CloudEngine:
             start=work.start,
             stop=self.model.span.stop,
             position=work.position + work.done,
+            tree=_tree(work, rows),
+            tap=work.tap,
             ids=inputs if work.start == 0 else None,
             states=None if work.start == 0 else inputs,
         )
@@ -111,7 +156,7 @@ class CloudEngine:
             # One session's bad numbers must not fail its neighbours in the batch.
             return Failed(error)
         work.done += rows
-        work.charge = rows * (self.model.span.stop - work.start)
+        work.charge += rows * (self.model.span.stop - work.start)
         return None if work.rows else tuple(work.choices)
 
 
@@ -123,5 +168,19 @@ def _choose(work: Pass, pick: Pick, logits: Tensor) -> Choice:
         draw.parameters,
         seed=draw.seed,
         index=draw.index,
-        position=work.position + pick.row + 1,
+        position=pick.position,
+    )
+
+
+def _tree(work: Pass, rows: int) -> Tree | None:
+    """How the next `rows` rows of a pass see each other, unless they are one line."""
+    if work.parents is None:
+        return None
+    if work.lineage is None:
+        work.lineage = Lineage.of(work.parents)
+    stop = work.done + rows
+    return Tree(
+        base=work.position,
+        positions=tuple(work.position + depth for depth in work.lineage.depths[:stop]),
+        visible=work.lineage.visible[work.done : stop, :stop],
     )

@@ -15,6 +15,7 @@ from services.cloud.engine import CloudEngine, Pass
 from services.cloud.metrics import CloudMetrics
 from services.cloud.routes import Surface
 from services.cloud.settings import Settings
+from services.cloud.verifier import Verifier
 from services.cloud.welcome import Welcome
 from shared import __version__, environment
 from shared.decoding.sampling import Choice
@@ -53,13 +54,17 @@ def create_app(settings: Settings, model: SpanModel) -> FastAPI:
         on_change=metrics.changed,
     )
     welcome = Welcome(manifest.fingerprint, model.span, model.shape)
-    completion = Completion(welcome, store, engine, thread, metrics, settings.reorder_seconds)
+    tau = probe_tau(model)
+    patience = settings.reorder_seconds
+    compute_format = manifest.compute_format
+    verifier = Verifier(store, engine, thread, metrics, compute_format, tau, patience)
+    completion = Completion(welcome, store, engine, thread, verifier, metrics, patience)
     metrics.show(
         contexts=lambda: len(store),
         nbytes=lambda: store.nbytes,
         budget_bytes=settings.context_bytes,
     )
-    metrics.tau.set(probe_tau(model))
+    metrics.tau.set(tau)
     shown = _shown(welcome, manifest.compute_format)
     told = {"version": __version__, "model": manifest.model, **shown}
     metrics.build.info({key: str(value) for key, value in told.items()})

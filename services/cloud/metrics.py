@@ -10,13 +10,13 @@ from shared.web.metrics import ServiceMetrics, expect
 
 OPERATIONS = ("upload", "catch_up", "complete", "stream", "close")
 OUTCOMES = ("ok", "cancelled", "overloaded", "out_of_memory", "invalid", "compute", "internal")
-MODES = ("collaborative", "cloud", "split")
+MODES = ("collaborative", "verified", "cloud", "split")
 CODECS = ("fp32", "fp16", "int8", "ids")
 PASS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class CloudMetrics(ServiceMetrics):
-    """The cloud's metric objects on one registry; implements `completion.Observer`."""
+    """The cloud's metric objects on one registry; implements `passes.Observer`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry)
@@ -89,6 +89,16 @@ class CloudMetrics(ServiceMetrics):
             "Of the judged tokens, those it would not have chosen",
             registry=registry,
         )
+        self.drafts = Counter(
+            "tandem_spec_decode_num_draft_tokens",
+            "Drafts of edges the full model looked at (mode verified)",
+            registry=registry,
+        )
+        self.accepted = Counter(
+            "tandem_spec_decode_num_accepted_tokens",
+            "Of these drafts, those it would have chosen too",
+            registry=registry,
+        )
         self.tau = Gauge(
             "tandem_numeric_tau",
             "Margin in logits below which two pass shapes may choose differently",
@@ -97,13 +107,19 @@ class CloudMetrics(ServiceMetrics):
         expect(self.tokens, ("cloud",), MODES)
 
     def passed(self, mode: str, *, judged: int, disagreed: int, decided: int) -> None:
-        """See `completion.Observer`."""
+        """See `passes.Observer`."""
         self.judged.inc(judged)
         self.disagreed.inc(disagreed)
         self.tokens.labels(source="cloud", mode=mode).inc(decided)
 
+    def verified(self, *, drafts: int, accepted: int, decided: int) -> None:
+        """See `passes.Observer`."""
+        self.drafts.inc(drafts)
+        self.accepted.inc(accepted)
+        self.tokens.labels(source="cloud", mode="verified").inc(decided)
+
     def rewound(self) -> None:
-        """See `completion.Observer`."""
+        """See `passes.Observer`."""
         self.rewinds.inc()
 
     def changed(self, change: str) -> None:

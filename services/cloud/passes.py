@@ -6,6 +6,7 @@ Pure planning over a context and an engine's caches; it neither waits nor runs a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -14,6 +15,23 @@ from services.cloud.engine import CloudEngine, Draw, Pass, Pick
 from shared import quantization
 from shared.decoding.sampling import Choice, SamplingParameters
 from shared.protocol.messages import Sampling
+
+
+class Observer(Protocol):
+    """Told what the full model did, for metrics."""
+
+    def passed(self, mode: str, *, judged: int, disagreed: int, decided: int) -> None:
+        """A pass ended: tokens of the edge it judged, those it disagreed with, and tokens it
+        chose itself.
+        """
+
+    def verified(self, *, drafts: int, accepted: int, decided: int) -> None:
+        """A pass over drafts ended: how many it looked at, how many were right, and how many tokens
+        it chose besides.
+        """
+
+    def rewound(self) -> None:
+        """A block was answered with the position to send again from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +62,7 @@ def plan(context: Context, engine: CloudEngine, *, decide: bool) -> Plan | None:
         return None
     judged = range(max(context.judged, first + 1), min(context.through, last + 1))
     positions = [*judged, *([end] if decide else [])]
-    picks = [Pick(row=p - 1 - first, state=context.prefix_state(p)) for p in positions]
+    picks = [Pick(row=p - 1 - first, position=p, state=context.prefix_state(p)) for p in positions]
     work = Pass(
         cache=cache,
         start=context.opening.split,

@@ -19,7 +19,7 @@ from shared.protocol.version import (
     PATH_MANIFEST,
     PATH_STREAM,
 )
-from shared.protocol.wire import decode, decode_block, encode
+from shared.protocol.wire import decode, decode_blocks, encode
 from shared.web.errors import fault_of
 
 _OPERATION = {Want.NOTHING: "upload", Want.SOON: "catch_up", Want.NOW: "complete"}
@@ -50,17 +50,17 @@ class Surface:
         return JSONResponse(self.manifest)
 
     async def take_block(self, request: Request) -> Response:
-        """Apply one block and answer with the newest report."""
-        block = await self._read(request)
-        with self._observed(_OPERATION[block.want]):
-            return self._frame(await self.completion.accept(block))
+        """Apply the blocks of a body and answer with the newest report."""
+        blocks = await self._read(request)
+        with self._observed(_OPERATION[blocks[-1].want]):
+            return self._frame(await self.completion.accept(blocks))
 
     async def stream(self, request: Request) -> Response:
-        """Apply one block and stream a report per token; a failure after the first report is a
-        fault frame.
+        """Apply the blocks of a body and stream a report per token; a failure after the first
+        report is a fault frame.
         """
-        block = await self._read(request)
-        reports = self.completion.stream(block)
+        blocks = await self._read(request)
+        reports = self.completion.stream(blocks)
         try:
             first = await anext(reports)
         except TandemError as error:
@@ -78,17 +78,16 @@ class Surface:
             self.completion.close(message.session)
             return Response(status_code=204)
 
-    async def _read(self, request: Request) -> Block:
+    async def _read(self, request: Request) -> list[Block]:
         body = await request.body()
         try:
-            block = decode_block(body, limit=self.limit)
+            blocks = decode_blocks(body, limit=self.limit)
         except TandemError as error:
             self.metrics.requests.labels(operation="unreadable", outcome=error.code).inc()
             raise
-        self.metrics.uplink.labels(codec=block.states.codec if block.states else "ids").inc(
-            len(body)
-        )
-        return block
+        coded = next((block.states for block in blocks if block.states), None)
+        self.metrics.uplink.labels(codec=coded.codec if coded else "ids").inc(len(body))
+        return blocks
 
     async def _frames(
         self, first: Report, reports: AsyncGenerator[Report]

@@ -24,9 +24,9 @@ class Welcome:
     def modes(self) -> tuple[str, ...]:
         """Modes served; `cloud` needs every layer here."""
         return (
-            ("collaborative", "split", "cloud")
+            ("collaborative", "verified", "split", "cloud")
             if self.span.start == 0
-            else ("collaborative", "split")
+            else ("collaborative", "verified", "split")
         )
 
     def check_opening(self, opening: Opening) -> None:
@@ -50,7 +50,9 @@ class Welcome:
                 f"mode {opening.mode} is not served here; allowed: {', '.join(self.modes)}",
                 field="mode",
             )
-        lowest = 0 if opening.mode == "cloud" else max(1, self.span.start)
+        # Without a split no states travel, and every layer is run here.
+        lowest = 0 if opening.mode in ("cloud", "verified") else 1
+        lowest = max(lowest, self.span.start)
         highest = 0 if opening.mode == "cloud" else self.span.depth - 1
         if not lowest <= opening.split <= highest:
             differences["split"] = (opening.split, f"layers that take splits {lowest} to {highest}")

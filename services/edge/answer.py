@@ -16,6 +16,7 @@ from services.edge.metrics import EdgeMetrics
 from services.edge.schemas import Details, TokenView, Usage
 from services.edge.text import StreamDecoder
 from services.edge.uplink import Spent
+from services.edge.verified import Waits
 from shared.errors import Overloaded, TandemError
 
 _log = logging.getLogger(__name__)
@@ -120,16 +121,18 @@ class Answer:
         on the way.
         """
         uplink = self.generation.uplink
-        if uplink is None or any(view.source != "cloud" for view in self.views):
+        if uplink is None or any(view.source not in ("cloud", "draft") for view in self.views):
             return False
         cloud_format = uplink.link.cloud_format
-        whole = self.generation.rules.mode == "cloud"
+        whole = uplink.chain.opening.split == 0
         same = self.compute_format == cloud_format
         return whole or (uplink.chain.opening.codec == "fp32" and same)
 
     def _usage(self) -> Usage:
         uplink = self.generation.uplink
         spent, traffic = (uplink.spent, uplink.traffic) if uplink else (Spent(), Traffic())
+        verified = self.generation.verified
+        drafts, waits = (verified.drafts, verified.waits) if verified else (None, Waits())
         return Usage(
             prompt_tokens=self.generation.sequence.prompt_tokens,
             completion_tokens=len(self.views),
@@ -142,6 +145,11 @@ class Answer:
             edge_compute_seconds=round(self.generation.edge_seconds, 6),
             cloud_compute_seconds=round(spent.compute_seconds, 6),
             network_seconds=round(spent.network_seconds, 6),
+            drafted_tokens=drafts.drafted if drafts else 0,
+            accepted_tokens=drafts.accepted if drafts else 0,
+            near_ties=spent.near_ties,
+            waiting_seconds=round(waits.seconds, 6),
+            round_trips=waits.round_trips,
         )
 
     def _tokens_by_source(self) -> dict[str, int]:

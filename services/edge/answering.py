@@ -8,24 +8,33 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from services.edge.answer import Answer, Load
 from services.edge.chain import Chain
+from services.edge.chances import RANKS, Chances
 from services.edge.cloud_client import CloudClient
-from services.edge.engine import EdgeEngine, Proposal, Proposing
+from services.edge.draft_uplink import DraftUplink
+from services.edge.drafting import Ranker
+from services.edge.drafts import Drafts
+from services.edge.engine import EdgeEngine, EdgeResult, EdgeState, EdgeWork
 from services.edge.generation import Generation
 from services.edge.link import Link
 from services.edge.metrics import EdgeMetrics
-from services.edge.policy import Mode, Rules, default_on_cloud_loss
+from services.edge.policy import Mode, Pacing, Rules, default_on_cloud_loss
 from services.edge.schemas import GenerateRequest, Parameters
 from services.edge.text import TextCodec
 from services.edge.uplink import Uplink
+from services.edge.verified import Verified
 from shared.decoding.sampling import SAMPLER_VERSION, SamplingParameters
 from shared.decoding.sequence import Sequence
 from shared.errors import CloudLost, Invalid, TandemError, Unfit
 from shared.protocol.messages import Codec, Opening, Sampling
 from shared.runtime.background import Background
 from shared.runtime.model_thread import ModelThread
+
+# How tokens are chosen, as exits are calibrated.
+Kind = Literal["greedy", "sampled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +66,20 @@ class Identity:
 
 @dataclass(slots=True)
 class Answering:
-    """Turns requests into answers; one per service."""
+    """Turns requests into answers; one per service. `chances` are
+    what every verified session learns from and draws on.
+    """
 
     text: TextCodec
     engine: EdgeEngine
-    thread: ModelThread[Proposing, Proposal]
+    thread: ModelThread[EdgeWork, EdgeResult]
     cloud: CloudSide | None
     identity: Identity
     defaults: Defaults
     metrics: EdgeMetrics
     load: Load
+    pacing: Pacing
+    chances: Mapping[Kind, Chances]
 
     @property
     def modes(self) -> tuple[Mode, ...]:
@@ -74,8 +87,8 @@ class Answering:
         if self.cloud is None:
             return ("standalone",)
         if self.cloud.link.cloud_modes is None or "cloud" in self.cloud.link.cloud_modes:
-            return ("standalone", "collaborative", "cloud", "split")
-        return ("standalone", "collaborative", "split")
+            return ("standalone", "collaborative", "verified", "cloud", "split")
+        return ("standalone", "collaborative", "verified", "split")
 
     @property
     def modes_now(self) -> tuple[Mode, ...]:
@@ -114,16 +127,20 @@ class Answering:
         self._check_length(ids, request)
         seed = secrets.randbits(63) if parameters.seed is None else parameters.seed
         sampling = _sampling(parameters, self.text.eos_ids)
+        sequence = Sequence(
+            ids, max_new_tokens=parameters.max_new_tokens, eos_ids=self.text.eos_ids
+        )
+        uplink = self._uplink(rules, parameters, sequence, sampling, seed)
+        state = self.engine.new_state()
         generation = Generation(
-            sequence=Sequence(
-                ids, max_new_tokens=parameters.max_new_tokens, eos_ids=self.text.eos_ids
-            ),
+            sequence=sequence,
             rules=rules,
             parameters=sampling,
             seed=seed,
-            state=self.engine.new_state(),
+            state=state,
             thread=self.thread,
-            uplink=self._uplink(rules, parameters, ids, sampling, seed),
+            uplink=uplink,
+            verified=self._verified(rules, uplink, state, sampling, seed),
         )
         return Answer(
             generation=generation,
@@ -185,28 +202,63 @@ class Answering:
         self,
         rules: Rules,
         parameters: Parameters,
-        ids: list[int],
+        sequence: Sequence,
         sampling: SamplingParameters,
         seed: int,
     ) -> Uplink | None:
         if rules.mode == "standalone" or self.cloud is None:
             return None
+        by_ids = rules.mode == "cloud" or parameters.verify == "ids"
         opening = Opening(
             fingerprint=self.identity.fingerprint,
             trunk_format=self.identity.compute_format,
             sampler_version=SAMPLER_VERSION,
             depth=self.engine.model.span.depth,
-            split=0 if rules.mode == "cloud" else self.engine.split,
+            split=0 if by_ids else self.engine.split,
             mode=rules.mode,
             codec=parameters.codec or self.defaults.codec,
-            prompt_tokens=len(ids),
-            max_positions=len(ids) + parameters.max_new_tokens,
+            prompt_tokens=sequence.prompt_tokens,
+            max_positions=sequence.prompt_tokens + parameters.max_new_tokens,
             sampling=_on_the_wire(sampling, seed),
         )
         shape = self.engine.model.shape
-        chain = Chain(secrets.token_hex(16), opening, hidden=shape.hidden, vocab=shape.vocab)
+        session = secrets.token_hex(16)
         cloud = self.cloud
-        return Uplink(chain, cloud.client, cloud.link, self.metrics, cloud.background)
+        way = (cloud.client, cloud.link, self.metrics, cloud.background)
+        if rules.mode != "verified":
+            chain = Chain(session, opening, hidden=shape.hidden, vocab=shape.vocab)
+            return Uplink(chain, *way)
+        drafts = Drafts(
+            session,
+            opening,
+            hidden=shape.hidden,
+            vocab=shape.vocab,
+            prompt=sequence.ids,
+            prefix=sequence.prefix,
+            chances=self.chances["sampled" if sampling.temperature else "greedy"],
+        )
+        same = cloud.link.cloud_format == self.identity.compute_format
+        return DraftUplink(drafts, *way, as_ids=same and "cloud" in self.modes)
+
+    def _verified(
+        self,
+        rules: Rules,
+        uplink: Uplink | None,
+        state: EdgeState,
+        sampling: SamplingParameters,
+        seed: int,
+    ) -> Verified | None:
+        if not isinstance(uplink, DraftUplink):
+            return None
+        return Verified(
+            drafts=uplink.drafts,
+            uplink=uplink,
+            state=state,
+            thread=self.thread,
+            ranker=Ranker(sampling, seed, RANKS),
+            pacing=self.pacing,
+            degrade=rules.on_cloud_loss == "degrade",
+        )
 
 
 def _sampling(parameters: Parameters, eos_ids: tuple[int, ...]) -> SamplingParameters:

@@ -49,12 +49,11 @@ class Chain:
     def cut(self, *, want: Want, count: int = 0) -> Block:
         """Return the block of everything not sent yet, and count it as sent."""
         start, self.sent = self.sent, self.end
-        self._sequence += 1
         self.offered = True
         tokens = tuple(self.tokens[start:])
         return Block(
             session=self.session,
-            sequence=self._sequence,
+            sequence=self.next_sequence(),
             revision=0,
             acknowledged=self.acknowledged,
             parent=self.digests[start],
@@ -66,6 +65,11 @@ class Chain:
             count=count,
             opening=None if self.opened else self.opening,
         )
+
+    def next_sequence(self) -> int:
+        """Number another block."""
+        self._sequence += 1
+        return self._sequence
 
     def unsend(self, start: int) -> None:
         """Send again from `start`: a block was lost, or the cloud asked for it (from 0 where it

@@ -7,7 +7,7 @@ cloud cannot do what the request asks.
 """
 
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -71,24 +71,24 @@ class CloudClient:
             raise CloudLost("the cloud's manifest is no JSON object", reason="malformed")
         return manifest
 
-    async def post(self, block: Block, traffic: Traffic) -> Report:
-        """Send a block; return the report it is answered with."""
-        frame = encode(block)
-        traffic.bytes_up += len(frame)
+    async def post(self, blocks: Sequence[Block], traffic: Traffic) -> Report:
+        """Send blocks of one session in one body; return the report they are answered with."""
+        body = _body(blocks)
+        traffic.bytes_up += len(body)
         with _mapped():
-            response = await self.http.post(PATH_BLOCKS, content=frame, headers=_headers())
+            response = await self.http.post(PATH_BLOCKS, content=body, headers=_headers())
         traffic.bytes_down += len(response.content)
         if response.status_code != httpx.codes.OK:
             raise _refusal(response.status_code, response.content, response.headers, self.limit)
-        return self._report(response.content, block.session)
+        return self._report(response.content, blocks[0].session)
 
-    async def stream(self, block: Block, traffic: Traffic) -> AsyncGenerator[Report]:
-        """Send a block; yield the reports that follow as they come."""
-        frame = encode(block)
-        traffic.bytes_up += len(frame)
+    async def stream(self, blocks: Sequence[Block], traffic: Traffic) -> AsyncGenerator[Report]:
+        """Send blocks of one session in one body; yield the reports that follow as they come."""
+        sent = _body(blocks)
+        traffic.bytes_up += len(sent)
         with _mapped():
             async with self.http.stream(
-                "POST", PATH_STREAM, content=frame, headers=_headers()
+                "POST", PATH_STREAM, content=sent, headers=_headers()
             ) as response:
                 if response.status_code != httpx.codes.OK:
                     body = await response.aread()
@@ -99,7 +99,7 @@ class CloudClient:
                     traffic.bytes_down += len(chunk)
                     buffer += chunk
                     while (length := self._complete(buffer)) is not None:
-                        yield self._report(buffer[:length], block.session)
+                        yield self._report(buffer[:length], blocks[0].session)
                         buffer = buffer[length:]
                 if buffer:
                     raise CloudLost("the cloud's stream ended within a report", reason="broken")
@@ -131,6 +131,10 @@ class CloudClient:
         if not isinstance(message, Report) or message.session != session:
             raise CloudLost("the cloud's answer is not this session's report", reason="malformed")
         return message
+
+
+def _body(blocks: Sequence[Block]) -> bytes:
+    return b"".join(map(encode, blocks))
 
 
 def _headers() -> dict[str, str]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from services.edge import drafting
+from services.edge.drafting import Drafted, Drafting
 from shared.decoding.sampling import Choice, PrefixState, SamplingParameters, sample
 from shared.errors import ComputeError, OutOfMemory
 from shared.model import KVCache, Segment, SpanModel
@@ -77,6 +79,10 @@ class Proposing:
         return max(1, len(self.ids) - self.done)
 
 
+EdgeWork = Proposing | Drafting
+EdgeResult = Proposal | Drafted
+
+
 class EdgeEngine:
     """Runs the edge's span [0, e) with exits at the split and at e (one exit where they are equal).
 
@@ -94,8 +100,28 @@ class EdgeEngine:
         """Empty state for one session."""
         return EdgeState(self.model.new_cache())
 
-    def step(self, batch: Sequence[tuple[Proposing, int]]) -> list[Proposal | Failed | None]:
+    def step(self, batch: Sequence[tuple[EdgeWork, int]]) -> list[EdgeResult | Failed | None]:
         """Run each work by its allotted rows; see `shared.runtime.work.Engine`."""
+        outcomes: dict[int, EdgeResult | Failed | None] = {}
+        proposing = [(work, rows) for work, rows in batch if isinstance(work, Proposing)]
+        trees = [(work, rows) for work, rows in batch if isinstance(work, Drafting)]
+        if proposing:
+            outcomes |= self._propose(proposing)
+        if trees:
+            outcomes |= self._draft(trees)
+        return [outcomes.get(id(work)) for work, _ in batch]
+
+    def _draft(self, batch: Sequence[tuple[Drafting, int]]) -> dict[int, Drafted | Failed | None]:
+        """Run trees of drafts; where the KV budget has no room for all, one by one."""
+        try:
+            found = drafting.step(self.model, self.split, batch)
+        except OutOfMemory as error:
+            if len(batch) == 1:
+                return {id(batch[0][0]): Failed(error)}
+            return {key: one for each in batch for key, one in self._draft([each]).items()}
+        return {id(work): one for (work, _), one in zip(batch, found, strict=True)}
+
+    def _propose(self, batch: Sequence[tuple[Proposing, int]]) -> dict[int, Proposal | Failed]:
         outcomes: dict[int, Proposal | Failed] = {}
         for work, _ in batch:
             work.charge = 0
@@ -113,7 +139,7 @@ class EdgeEngine:
             # No layers above the split here: nothing will ever catch up on these states.
             for work in ready:
                 work.state.behind[:] = [part[-1:] for part in work.state.behind[-1:]]
-        return [outcomes.get(id(work)) for work, _ in batch]
+        return outcomes
 
     def _run_lower(
         self, batch: Sequence[tuple[Proposing, int]], outcomes: dict[int, Proposal | Failed]

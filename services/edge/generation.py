@@ -9,9 +9,17 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 
-from services.edge.engine import EdgeState, Proposal, Proposing, Question
+from services.edge.engine import (
+    EdgeResult,
+    EdgeState,
+    EdgeWork,
+    Proposal,
+    Proposing,
+    Question,
+)
 from services.edge.policy import Fallback, Keep, Offload, Rules, decide
 from services.edge.uplink import Uplink
+from services.edge.verified import Verified
 from shared import quantization
 from shared.decoding.sampling import SamplingParameters
 from shared.decoding.sequence import Sequence
@@ -21,8 +29,8 @@ from shared.runtime.model_thread import ModelThread
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token with where it came from: `exit:<layer>`, `cloud` or `fallback`; confidence where
-    an exit chose it.
+    """A token with where it came from: `exit:<layer>`, `draft`, `cloud` or `fallback`; confidence
+    where an exit chose it (of a draft: the chance it was given to be right).
     """
 
     id: int
@@ -32,7 +40,8 @@ class Token:
 
 @dataclass(slots=True)
 class Generation:
-    """One request being answered. `uplink` is absent in `standalone`.
+    """One request being answered. `uplink` is absent in `standalone`; `verified` makes the text of
+    that mode.
 
     `degraded` turns true with the first token an edge exit had to stand in for; `edge_seconds` adds
     up its share of the steps.
@@ -43,8 +52,9 @@ class Generation:
     parameters: SamplingParameters
     seed: int
     state: EdgeState
-    thread: ModelThread[Proposing, Proposal]
+    thread: ModelThread[EdgeWork, EdgeResult]
     uplink: Uplink | None
+    verified: Verified | None = None
     degraded: bool = False
     edge_seconds: float = 0.0
     _unrun: list[int] = field(default_factory=list)
@@ -61,8 +71,9 @@ class Generation:
             if self.uplink is not None:
                 await stack.enter_async_context(self.uplink)
             self._unrun = list(self.sequence.ids)
-            if self.rules.mode == "cloud":
-                async with aclosing(self._from_cloud()) as tokens:
+            if self.rules.mode in ("cloud", "verified"):
+                made = self._from_cloud() if self.verified is None else self._decided(self.verified)
+                async with aclosing(made) as tokens:
                     async for token in tokens:
                         yield token
             while not self.sequence.finished:
@@ -123,18 +134,32 @@ class Generation:
             if self.rules.on_cloud_loss == "error":
                 raise
 
+    async def _decided(self, verified: Verified) -> AsyncGenerator[Token, None]:
+        """The edge's drafts, decided by the cloud."""
+        async with aclosing(verified.tokens()) as decided:
+            async for token, alone in decided:
+                source = "fallback" if alone else "draft" if token.drafted else "cloud"
+                self.degraded = self.degraded or alone
+                self.edge_seconds = verified.edge_seconds
+                self._append(Token(token.token, source, token.chance))
+                yield Token(token.token, source, token.chance)
+                if self.sequence.finished:
+                    return
+
     async def _run(self, question: Question | None) -> Proposal:
         """Run the tokens not run yet; their states start on their way to the cloud while the
         edge goes on.
         """
         completed = await self.thread.run(Proposing(self.state, self._unrun, question))
+        proposal = completed.value
+        assert isinstance(proposal, Proposal)
         self.edge_seconds += completed.compute_seconds
         if self.uplink is not None and self.rules.mode != "cloud" and self._unrun:
             codec = self.uplink.chain.opening.codec
-            states = quantization.encode(completed.value.states, codec)
+            states = quantization.encode(proposal.states, codec)
             self.uplink.extend(self._unrun, states)
         self._unrun = []
-        return completed.value
+        return proposal
 
     def _append(self, token: Token) -> None:
         self._unrun.append(token.id)

@@ -16,10 +16,12 @@ from prometheus_client import CollectorRegistry
 
 from services.edge.answer import Load
 from services.edge.answering import Answering, CloudSide, Defaults, Identity
+from services.edge.chances import Chances, untuned_chances
 from services.edge.cloud_client import CloudClient
-from services.edge.engine import EdgeEngine, Proposal, Proposing
+from services.edge.engine import EdgeEngine, EdgeResult, EdgeWork
 from services.edge.link import Link
 from services.edge.metrics import EdgeMetrics
+from services.edge.policy import Pacing
 from services.edge.probe import Probe
 from services.edge.replicas import Replicas
 from services.edge.routes import Surface
@@ -73,6 +75,8 @@ def create_app(
         ),
         metrics=metrics,
         load=Load(settings.max_requests),
+        pacing=Pacing(),
+        chances={"greedy": _chances(model, "greedy"), "sampled": _chances(model, "sampled")},
     )
     link = cloud.side.link if cloud else None
     metrics.show(exits=sorted(model.exits), link=link)
@@ -102,10 +106,16 @@ def main() -> None:
     serving.run(settings, lambda model: create_app(settings, model))
 
 
+def _chances(model: SpanModel, kind: str) -> Chances:
+    """What the last exit's drafts are worth, as it was calibrated."""
+    table = model.exits[model.span.stop].calibration.get(kind)
+    return Chances(table.gaps, table.ranks) if table is not None else untuned_chances()
+
+
 def _thread(
     engine: EdgeEngine, settings: Settings, metrics: EdgeMetrics
-) -> ModelThread[Proposing, Proposal]:
-    thread: ModelThread[Proposing, Proposal] = ModelThread(
+) -> ModelThread[EdgeWork, EdgeResult]:
+    thread: ModelThread[EdgeWork, EdgeResult] = ModelThread(
         engine,
         name="edge-engine",
         max_rows=settings.max_step_rows,

@@ -168,6 +168,7 @@ class EdgeMetrics(ServiceMetrics):
         sources: dict[Mode, Sequence[str]] = {
             "standalone": kept,
             "collaborative": [*kept, "cloud", "fallback"],
+            "verified": ["draft", "cloud", "fallback"],
             "cloud": ["cloud"],
             "split": ["cloud"],
         }

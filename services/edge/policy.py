@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Mode = Literal["standalone", "collaborative", "cloud", "split"]
+Mode = Literal["standalone", "collaborative", "verified", "cloud", "split"]
 OnCloudLoss = Literal["degrade", "error"]
 
 
@@ -62,6 +62,24 @@ def decide(rules: Rules, layer: int, confidence: float, *, cloud_reachable: bool
     if cloud_reachable or rules.on_cloud_loss == "error":
         return Offload()
     return Fallback()
+
+
+@dataclass(frozen=True, slots=True)
+class Pacing:
+    """How far the edge drafts, and when it asks.
+
+    A step runs up to `width` candidates whose chance to be decided is at least `floor`, while no
+    more than `most` are undecided. A pass is asked for where the chance that everything since the
+    last one is right falls below `doubt`, or after `longest` drafts. After a pass the cloud may go
+    on by itself for `ahead` tokens.
+    """
+
+    width: int = 1
+    floor: float = 0.05
+    doubt: float = 0.5
+    longest: int = 8
+    most: int = 64
+    ahead: int = 0
 
 
 def default_on_cloud_loss(mode: Mode) -> OnCloudLoss:

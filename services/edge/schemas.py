@@ -31,6 +31,7 @@ class Parameters(BaseModel):
     mode: Mode | None = None  # the deployment's default mode when not given
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None  # of both exits
     codec: Codec | None = None
+    verify: Literal["states", "ids"] = "states"  # what of a draft goes up, in `verified`
     on_cloud_loss: OnCloudLoss | None = None  # the mode's own when not given
     details: bool = False
 
@@ -59,7 +60,10 @@ class Usage(BaseModel):
     by rows.
 
     `cloud_requests` are those that asked for tokens; `bytes_up` and `bytes_down` are the bodies of
-    every message of the session up to its last token, background uploads included.
+    every message of the session up to its last token, background uploads included. In `verified`:
+    drafts run and those of them in the text, choices of the full model so close that another pass
+    might have made them otherwise, seconds without an edge step under way, and how many of these
+    waits the cloud ended.
     """
 
     prompt_tokens: int
@@ -73,6 +77,11 @@ class Usage(BaseModel):
     edge_compute_seconds: float
     cloud_compute_seconds: float
     network_seconds: float
+    drafted_tokens: int
+    accepted_tokens: int
+    near_ties: int
+    waiting_seconds: float
+    round_trips: int
 
 
 class Details(BaseModel):

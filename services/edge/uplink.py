@@ -39,6 +39,7 @@ class Spent:
     passes: int = 0
     compute_seconds: float = 0.0
     network_seconds: float = 0.0
+    near_ties: int = 0
     _passes_before: int = 0
     _compute_before: float = 0.0
 
@@ -48,6 +49,7 @@ class Spent:
             self._passes_before, self._compute_before = self.passes, self.compute_seconds
             return
         self.passes = max(self.passes, self._passes_before + report.passes)
+        self.near_ties = max(self.near_ties, report.near_ties)
         self.compute_seconds = max(
             self.compute_seconds, self._compute_before + report.compute_seconds
         )
@@ -147,7 +149,7 @@ class Uplink:
         self.spent.requests += 1
         waited, cloud_seconds = 0.0, 0.0
         with self._watched("stream"):
-            reports = self.client.stream(block, self.traffic)
+            reports = self.client.stream([block], self.traffic)
             try:
                 while True:
                     began = time.perf_counter()
@@ -171,7 +173,7 @@ class Uplink:
             self.spent.requests += 1
             began = time.perf_counter()
             try:
-                report = await self._post(block, "complete")
+                report = await self._post([block], "complete")
             except CloudLost as error:
                 self.spent.waited(time.perf_counter() - began, 0.0)
                 self.chain.unsend(start)
@@ -194,7 +196,7 @@ class Uplink:
                 continue
             start = self.chain.sent
             try:
-                report = await self._post(self.chain.cut(want=Want.NOTHING), "upload")
+                report = await self._post([self.chain.cut(want=Want.NOTHING)], "upload")
             except TandemError:
                 # Noted on the link and in the metrics; the rows go with the next block.
                 self.chain.unsend(start)
@@ -204,9 +206,9 @@ class Uplink:
             elif self.chain.sent < self.chain.end:
                 self._news.set()
 
-    async def _post(self, block: Block, operation: str) -> Report:
+    async def _post(self, blocks: Sequence[Block], operation: str) -> Report:
         with self._watched(operation):
-            report = await self.client.post(block, self.traffic)
+            report = await self.client.post(blocks, self.traffic)
             self._take(report)
             return report
 

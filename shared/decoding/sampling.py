@@ -131,18 +131,72 @@ def sample(
     Raises:
         ComputeError: a logit is not finite.
     """
+    tokens, scores, confidence = _scored(logits, state, parameters, seed, index, position)
+    best, gap = _best(scores)
+    return Choice(best if tokens is None else int(tokens[best]), confidence, gap)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The tokens with the best scores, best first; the first is what `sample` chooses.
+
+    Attributes:
+        lead: by how much the first beats the second; infinite where there is no second.
+    """
+
+    tokens: tuple[int, ...]
+    lead: float
+
+
+def rank(
+    logits: Tensor,
+    state: PrefixState,
+    parameters: SamplingParameters,
+    *,
+    seed: int,
+    index: int,
+    position: int,
+    count: int,
+) -> Ranking:
+    """Rank the `count` likeliest outcomes of `sample` on another model's logits (fewer where
+    fewer are left).
+
+    They are the best by *perturbed* score: with the same noise on both sides these are the tokens
+    the other model most likely picks; by plain probability they would be worthless once the
+    temperature is above 0. Arguments and errors as `sample`.
+    """
+    tokens, scores, _ = _scored(logits, state, parameters, seed, index, position)
+    count = min(count, len(scores))
+    border = np.partition(scores, -count)[-count]
+    places = np.flatnonzero(scores >= border)
+    places = places[np.argsort(-scores[places], kind="stable")]
+    places = places[scores[places] > -math.inf]
+    _, lead = _best(scores)
+    found = places if tokens is None else tokens[places]
+    return Ranking(tuple(int(token) for token in found[:count]), lead)
+
+
+def _scored(
+    logits: Tensor,
+    state: PrefixState,
+    parameters: SamplingParameters,
+    seed: int,
+    index: int,
+    position: int,
+) -> tuple[NDArray[np.int64] | None, Scores, float]:
+    """Return (ids [C], or none where a place is its id; scores [C] after filters and noise;
+    confidence).
+    """
     raw = _on_cpu(logits)
     # An overflow means an infinite distance, which every step below takes as such.
     with np.errstate(over="ignore"):
         confidence = _confidence(raw)
         scores = _masked(_penalised(raw, state, parameters), state, parameters)
         if not parameters.temperature:
-            best, gap = _best(scores)
-            return Choice(best, confidence, gap)
+            return None, scores, confidence
         tokens, scores = _survivors(scores, parameters)
         scores += gumbel(noise_bits(tokens, seed=seed, index=index, position=position))
-        best, gap = _best(scores)
-        return Choice(int(tokens[best]), confidence, gap)
+        return tokens, scores, confidence
 
 
 def _on_cpu(logits: Tensor) -> Scores:

@@ -8,23 +8,29 @@ head_dim. Layers are numbered as in the whole model; spans are half-open.
 from shared.model.bundle import load_bundle
 from shared.model.cache import KVCache
 from shared.model.exits import ExitInfo
+from shared.model.lineage import Lineage, is_line
 from shared.model.loading import load_span
 from shared.model.manifest import Manifest, ManifestExit
+from shared.model.masks import Tree
 from shared.model.model import SpanModel
 from shared.model.partition import write_bundles
 from shared.model.probe import probe_tau
-from shared.model.ragged import Segment
+from shared.model.ragged import Segment, Tap
 from shared.model.span import LayerSpan, ModelShape
 
 __all__ = [
     "ExitInfo",
     "KVCache",
     "LayerSpan",
+    "Lineage",
     "Manifest",
     "ManifestExit",
     "ModelShape",
     "Segment",
     "SpanModel",
+    "Tap",
+    "Tree",
+    "is_line",
     "load_bundle",
     "load_span",
     "probe_tau",

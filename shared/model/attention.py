@@ -5,7 +5,7 @@ attention modules with all rows of the step; the step's `Rows` travel along as a
 neither weights nor which layers come next.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,42 +14,21 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from shared.model.cache import KVCache
+from shared.model.masks import Sight
 
 IMPLEMENTATION = "tandem_ragged"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Run:
-    """Rows [first, last) of a step: those of one session, at `position` and the following."""
+    """Rows [first, last) of a step: those of one session, at `sight.position` and the following
+    slots of its cache.
+    """
 
     cache: KVCache
     first: int
     last: int
-    position: int
-    _biases: dict[int | None, Tensor] = field(default_factory=dict)
-
-    @property
-    def end(self) -> int:
-        """The position after the last row's."""
-        return self.position + self.last - self.first
-
-    def bias(self, window: int | None, begin: int, like: Tensor) -> Tensor | None:
-        """What to add to the scores [T, end - begin] of the keys at [begin, end): 0 or -inf.
-
-        None where every row sees every key. Computed once per step and window, for all layers.
-        """
-        if self.last - self.first == 1:
-            return None  # `begin` already leaves out what a single row does not see
-        known = self._biases.get(window)
-        if known is None:
-            keys = torch.arange(begin, self.end, device=like.device)
-            queries = torch.arange(self.position, self.end, device=like.device).unsqueeze(-1)
-            unseen = keys > queries
-            if window is not None:
-                unseen |= keys <= queries - window
-            known = like.new_zeros(unseen.shape).masked_fill_(unseen, -torch.inf)
-            self._biases[window] = known
-        return known
+    sight: Sight
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +58,7 @@ def ragged_attention(
         query: [1, heads, T, D], rotated.
         key: [1, kv_heads, T, D], rotated.
         value: [1, kv_heads, T, D].
-        attention_mask: unused; causality follows from `rows`.
+        attention_mask: unused; what a row sees follows from `rows`.
         rows: whose rows these are; their caches have room.
         scaling: factor on the scores.
         sliding_window: a row sees this many positions, itself included (None: all).
@@ -92,23 +71,21 @@ def ragged_attention(
     fresh = torch.cat((key, value))  # [2, kv_heads, T, D]: one copy per session instead of two
     outputs = []
     for run in rows.runs:
-        end = run.end
         buffer = run.cache.buffer(layer)
-        buffer[:, :, run.position : end] = fresh[:, :, run.first : run.last]
-        begin = 0 if sliding_window is None else max(0, run.position + 1 - sliding_window)
-        held = buffer[:, :, begin:end]
+        buffer[:, :, run.sight.position : run.sight.end] = fresh[:, :, run.first : run.last]
+        begin, bias = run.sight.through(sliding_window, query)
+        held = buffer[:, :, begin : run.sight.end]
         queries = query[:, :, run.first : run.last]
         if softcap is not None:
-            bias = run.bias(sliding_window, begin, query)
             outputs.append(_capped(queries, held, bias, scaling, softcap))
         elif run.last - run.first == 1:
-            outputs.append(_single(queries, held, scaling))
+            outputs.append(_single(queries, held, bias, scaling))
         else:
-            outputs.append(_several(queries, held, run.bias(sliding_window, begin, query), scaling))
+            outputs.append(_several(queries, held, bias, scaling))
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0), None
 
 
-def _single(query: Tensor, held: Tensor, scaling: float) -> Tensor:
+def _single(query: Tensor, held: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
     """One row [1, heads, 1, D] over `held` [2, kv_heads, n, D]; returns [1, heads, D].
 
     The query heads that share a KV head become rows of that head: nothing is repeated, and the
@@ -116,7 +93,9 @@ def _single(query: Tensor, held: Tensor, scaling: float) -> Tensor:
     """
     heads, width = query.shape[1], query.shape[3]
     grouped = query.reshape(1, held.shape[1], -1, width)
-    output = functional.scaled_dot_product_attention(grouped, held[:1], held[1:], scale=scaling)
+    output = functional.scaled_dot_product_attention(
+        grouped, held[:1], held[1:], attn_mask=bias, scale=scaling
+    )
     return output.reshape(1, heads, width)
 
 

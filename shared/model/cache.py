@@ -4,7 +4,8 @@ Knows rows and bytes; what is written into the rows is `attention`'s affair.
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
@@ -104,6 +105,36 @@ class KVCache:
     def truncate(self, length: int) -> None:
         """Drop every layer's rows at positions >= `length`; their room is kept for later rows."""
         self._lengths = [min(held, length) for held in self._lengths]
+
+    def keep(self, base: int, slots: Sequence[int]) -> None:
+        """Of the rows at slots >= `base` keep only those at `slots`, rising, moved down to `base`
+        and the following, at every layer that holds any of them; those below stay.
+
+        keep(7, [8, 10]) of 12 rows leaves 9: the eighth is what was at slot 8, the ninth at 10.
+        Rows keep the positions they were run at, so a path of a `Tree` becomes a line of that
+        length if its first stands at `base`. A layer with at most `base` rows stays as it is.
+
+        Raises:
+            ValueError: the slots do not rise from `base` on, or a layer that holds some rows from
+                `base` on has not got them all. Nothing was moved.
+        """
+        if any(later <= slot for slot, later in pairwise((base - 1, *slots))):
+            raise ValueError(f"slots {list(slots)} do not rise from {base} on")
+        end = slots[-1] + 1 if slots else base
+        if short := [held for held in self._lengths if base < held < end]:
+            raise ValueError(f"slot {end - 1} is kept where a layer holds {min(short)} rows")
+        staying = sum(slot == base + n for n, slot in enumerate(slots))
+        first, last = base + staying, base + len(slots)
+        # Buffers allocated by a forward are inference tensors, which nothing else may change.
+        with torch.inference_mode():
+            for index, held in enumerate(self._lengths):
+                if held <= base:
+                    continue
+                if first < last:
+                    buffer = self._buffers[index]
+                    moving = torch.tensor(slots[staying:], device=buffer.device)
+                    buffer[:, :, first:last] = buffer.index_select(2, moving)
+                self._lengths[index] = last
 
     def close(self) -> None:
         """Drop every row and give the bytes back; closing twice is no fault."""

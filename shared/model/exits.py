@@ -1,8 +1,12 @@
-"""Exits that lie beside a checkpoint: their weights, thresholds and measured agreement.
+"""What is trained for the edge and lies beside a checkpoint: its exits, and drafters for one cut.
 
-Reads `exits.json` and `exits.safetensors`; computes nothing and does not know the decision rule.
+Exits (`exits.json`, `exits.safetensors`) read the whole model's own states. A drafter
+(`drafter-<split>-<edge depth>.json` and `.safetensors`) replaces what the edge holds above the
+split, whose states nobody else sees: layers [split, edge depth) and the exit in front of the edge
+depth. Reads files; computes nothing and does not know the decision rule.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +26,44 @@ _TRANSLATORS = (("down.weight", "up.weight"), ("weight", "bias"))
 
 
 @dataclass(frozen=True, slots=True)
+class GapTable:
+    """How often an exit's best, second, third ... candidate is the full model's token, by the gap
+    between the perturbed scores of its two best.
+
+    `gaps` are rising borders; row n of `ranks` holds for gaps from border n - 1 up to, but not
+    including, border n. Max-probability says less once the temperature is above 0.
+    """
+
+    gaps: tuple[float, ...]
+    ranks: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in zip(self.gaps, self.gaps[1:], strict=False))
+        shares = [share for row in self.ranks for share in row]
+        if len(self.ranks) != len(self.gaps) + 1 or not rising:
+            raise ValueError(f"{len(self.ranks)} rows for the borders {self.gaps}")
+        if not all(0 <= share <= 1 for share in shares) or len(set(map(len, self.ranks))) != 1:
+            raise ValueError("rows are shares, and all as long")
+
+    def chances(self, gap: float) -> tuple[float, ...]:
+        """The share of each candidate, the best first, where the gap is `gap`."""
+        return self.ranks[bisect_right(self.gaps, gap)]
+
+
+# By how the tokens were chosen: "greedy" or "sampled".
+Calibration = Mapping[str, GapTable]
+
+
+@dataclass(frozen=True, slots=True)
 class ExitInfo:
-    """When a token may stay at an exit, and the share of kept tokens that the end of the model
-    would have chosen too (None where that was not measured).
+    """When a token may stay at an exit, the share of kept tokens that the end of the model
+    would have chosen too (None where that was not measured), and how sure its drafts are (empty
+    where that was not measured).
     """
 
     threshold: float = UNTUNED_THRESHOLD
     agreement: float | None = None
+    calibration: Calibration = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +130,7 @@ def _account(path: Path, layers: Iterable[int], names: set[str]) -> None:
 
 
 def read_infos(listed: Any, path: Path) -> dict[int, ExitInfo]:
-    """Read a list of {"layer", "threshold", "agreement"}.
+    """Read a list of {"layer", "threshold", "agreement"}, each with or without "calibration".
 
     Raises:
         BadModel: it has another form.
@@ -105,11 +140,79 @@ def read_infos(listed: Any, path: Path) -> dict[int, ExitInfo]:
             int(entry["layer"]): ExitInfo(
                 threshold=float(entry["threshold"]),
                 agreement=None if entry["agreement"] is None else float(entry["agreement"]),
+                calibration=_calibration(entry.get("calibration", {})),
             )
             for entry in listed
         }
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise BadModel(f"{path} lists its exits in another form: {error!r}") from error
+
+
+def _calibration(content: Mapping[str, Any]) -> Calibration:
+    return {
+        kind: GapTable(
+            tuple(float(gap) for gap in table["gaps"]),
+            tuple(tuple(float(share) for share in row) for row in table["ranks"]),
+        )
+        for kind, table in content.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Drafter:
+    """What the edge holds above one split in place of the whole model's layers.
+
+    `tensors` have the names they replace: those of layers [split, edge_depth) and of the exit in
+    front of edge_depth. `infos` are both exits', measured with it; `acceptance` is the share of
+    its drafts that the full model would have chosen, by how tokens were chosen.
+    """
+
+    split: int
+    edge_depth: int
+    model_fingerprint: str
+    infos: Mapping[int, ExitInfo]
+    acceptance: Mapping[str, float]
+    tensors: Mapping[str, StoredTensor]
+
+    def replace(self, sources: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+        """The sources of an edge's tensors with the drafter's in their places."""
+        own = f"exits.{self.edge_depth}."
+        kept = {name: tensor for name, tensor in sources.items() if not name.startswith(own)}
+        return {**kept, **self.tensors}
+
+
+def drafter_files(folder: Path, split: int, edge_depth: int) -> tuple[Path, Path]:
+    """Where a drafter's JSON and its weights lie."""
+    stem = f"drafter-{split}-{edge_depth}"
+    return folder / f"{stem}.json", folder / f"{stem}.safetensors"
+
+
+def read_drafter(folder: Path, split: int, edge_depth: int) -> Drafter | None:
+    """Read the drafter for exactly this cut; None where there is none, an ordinary case.
+
+    Raises:
+        BadModel: one of its two files is missing or broken, or says it is for another cut.
+    """
+    index, weights = drafter_files(folder, split, edge_depth)
+    if not index.exists() and not weights.exists():
+        return None
+    content = read_json(index)
+    if content.get("format") != FORMAT:
+        raise BadModel(f"{index} is not of format {FORMAT}")
+    if (content.get("split"), content.get("edge_depth")) != (split, edge_depth):
+        raise BadModel(f"{index} is for another cut than its name says")
+    infos = read_infos(content.get("exits"), index)
+    if infos.keys() != {split, edge_depth}:
+        raise BadModel(f"{index} names the exits {sorted(infos)}, not those of its cut")
+    tensors = read_header(weights)
+    heads = {name for name in tensors if name.startswith("exits.")}
+    _account(weights, [edge_depth], heads)
+    try:
+        shares = {kind: float(share) for kind, share in content["acceptance"]["after"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadModel(f"{index} says nothing of what is accepted: {error!r}") from error
+    fingerprint = str(content.get("model_fingerprint"))
+    return Drafter(split, edge_depth, fingerprint, infos, shares, tensors)
 
 
 def translators(tensors: Mapping[str, StoredTensor]) -> dict[int, TranslatorShape]:

@@ -13,10 +13,17 @@ import torch
 from shared.errors import BadModel
 from shared.model.checkpoint import StoredTensor, read_checkpoint
 from shared.model.device import find_device
-from shared.model.exits import TrainedExits, read_exits, translators
+from shared.model.exits import (
+    Drafter,
+    ExitInfo,
+    TrainedExits,
+    read_drafter,
+    read_exits,
+    translators,
+)
 from shared.model.families import Source, read_source
 from shared.model.model import SpanModel
-from shared.model.network import EMBEDDING, UNEMBEDDING, Network, Parts, all_names
+from shared.model.network import EMBEDDING, LAYERS, UNEMBEDDING, Network, Parts, all_names
 from shared.model.span import LayerSpan
 
 # Checkpoints of early Llama conversions carry these; they are computed from the configuration.
@@ -32,9 +39,36 @@ class Checkpoint:
     tensors: Mapping[str, StoredTensor]
     exits: TrainedExits
 
-    def sources(self, exits: Sequence[int]) -> dict[str, StoredTensor]:
-        """Where every tensor is read, those of the named exits included."""
-        return {**self.tensors, **self.exits.sources(exits, self.tensors)}
+    def sources(
+        self, exits: Sequence[int], drafter: Drafter | None = None
+    ) -> dict[str, StoredTensor]:
+        """Where every tensor is read, those of the named exits included, and a drafter's in place
+        of the layers and the exit it replaces.
+        """
+        found = {**self.tensors, **self.exits.sources(exits, self.tensors)}
+        return found if drafter is None else drafter.replace(found)
+
+    def drafter(self, split: int, edge_depth: int) -> Drafter | None:
+        """The drafter beside the checkpoint for exactly this cut; None where there is none.
+
+        Whether it was trained on this very model is the caller's to check: a fingerprint reads
+        every byte.
+
+        Raises:
+            BadModel: its files are broken, or its tensors are not those that it replaces.
+        """
+        drafter = read_drafter(self.folder, split, edge_depth)
+        if drafter is None:
+            return None
+        prefixes = tuple(f"{LAYERS}{layer}." for layer in range(split, edge_depth))
+        replaced = {name for name in self.tensors if name.startswith(prefixes)}
+        layers = {name for name in drafter.tensors if not name.startswith("exits.")}
+        for name in sorted(layers ^ replaced):
+            fault = "holds, which it does not replace," if name in layers else "lacks"
+            raise BadModel(f"the drafter {split}-{edge_depth} of {self.folder} {fault} {name}")
+        for name in layers:
+            check_shape(drafter.tensors[name], torch.Size(self.tensors[name].shape))
+        return drafter
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -69,6 +103,7 @@ def load_span(
     embedding: bool,
     head: bool,
     exits: Sequence[int] = (),
+    drafter: Drafter | None = None,
 ) -> SpanModel:
     """Load layers `span` of a Hugging Face checkpoint, reading only what they need.
 
@@ -80,6 +115,7 @@ def load_span(
         embedding: whether token ids may enter.
         head: whether to hold the final norm and the unembedding.
         exits: layers to hold an exit in front of.
+        drafter: what replaces layers and an exit; the span must end where the drafter does.
 
     Raises:
         BadModel: the checkpoint is broken or not supported, naming what is wrong.
@@ -89,8 +125,10 @@ def load_span(
     opened = open_checkpoint(checkpoint)
     if span.depth != opened.source.config.num_hidden_layers:
         raise ValueError(f"{span} is not of {opened.source.config.num_hidden_layers} layers")
+    if drafter is not None and drafter.edge_depth != span.stop:
+        raise ValueError(f"a drafter up to layer {drafter.edge_depth} does not end {span}")
     parts = Parts(span, embedding, head, tuple(exits))
-    sources = opened.sources(parts.exits)
+    sources = opened.sources(parts.exits, drafter)
     network = build(opened.source, parts, sources)
     place = find_device(device)
     for name, shape in network.expected().items():
@@ -99,7 +137,8 @@ def load_span(
         check_shape(sources[name], shape)
         network.assign(name, sources[name].read(dtype, place))
     network.finish(place)
-    infos = {layer: opened.exits.info(layer) for layer in parts.exits}
+    known = opened.exits.infos if drafter is None else drafter.infos
+    infos = {layer: known.get(layer, ExitInfo()) for layer in parts.exits}
     return SpanModel(opened.source, parts, network, dtype=dtype, device=place, exits=infos)
 
 

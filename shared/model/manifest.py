@@ -5,12 +5,12 @@ Read by both services to see whether they fit; knows nothing of tensors.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from shared.errors import BadModel
-from shared.model.exits import ExitInfo, read_infos
+from shared.model.exits import Calibration, ExitInfo, read_infos
 from shared.model.families import read_json
 from shared.model.span import LayerSpan, ModelShape
 
@@ -25,11 +25,19 @@ WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 
 @dataclass(frozen=True, slots=True)
 class ManifestExit:
-    """An exit of a bundle: in front of which layer, when a token stays, how often rightly."""
+    """An exit of a bundle: in front of which layer, when a token stays, how often rightly, and how
+    sure its drafts are.
+    """
 
     layer: int
     threshold: float
     agreement: float | None
+    calibration: Calibration = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, layer: int, info: ExitInfo) -> "ManifestExit":
+        """What is known of the exit in front of `layer`."""
+        return cls(layer, info.threshold, info.agreement, info.calibration)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +47,8 @@ class Manifest:
     `fingerprint` (hex SHA-256) names the whole source model; two bundles fit each other only if
     theirs are equal. `split` and `edge_depth` belong to the edge and are None in the cloud's.
     `compute_format` says how the weights are kept; int8 and int4 compute in bfloat16.
+    `drafter` is there when the edge's layers above the split are a drafter and not the model's own:
+    the share of its drafts that the full model would have chosen, by how tokens were chosen.
     """
 
     role: Role
@@ -52,6 +62,7 @@ class Manifest:
     protocol_version: int
     exits: tuple[ManifestExit, ...]
     shape: ModelShape
+    drafter: Mapping[str, float] | None = None
 
     @property
     def depth(self) -> int:
@@ -60,7 +71,7 @@ class Manifest:
 
     def exit_infos(self) -> dict[int, ExitInfo]:
         """Its exits by layer."""
-        return {e.layer: ExitInfo(e.threshold, e.agreement) for e in self.exits}
+        return {e.layer: ExitInfo(e.threshold, e.agreement, e.calibration) for e in self.exits}
 
     def require_protocol(self, version: int) -> None:
         """Refuse to be served by a machine that speaks another protocol version.
@@ -97,7 +108,7 @@ class Manifest:
             raise BadModel(f"{path} has format {content.get('format')!r}; known is {FORMAT}")
         try:
             return cls._parse(content, path)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadModel(f"{path} is not a manifest: {error!r}") from error
 
     @classmethod
@@ -116,6 +127,11 @@ class Manifest:
             edge_depth=content["edge_depth"],
             compute_format=content["compute_format"],
             protocol_version=int(content["protocol_version"]),
-            exits=tuple(ManifestExit(n, e.threshold, e.agreement) for n, e in exits.items()),
+            exits=tuple(ManifestExit.of(layer, info) for layer, info in exits.items()),
             shape=ModelShape(**content["shape"]),
+            drafter=_shares(content.get("drafter")),
         )
+
+
+def _shares(content: Mapping[str, Any] | None) -> Mapping[str, float] | None:
+    return None if content is None else {kind: float(share) for kind, share in content.items()}

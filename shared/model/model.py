@@ -13,9 +13,10 @@ from shared.model.cache import KVCache, Ledger, reserve
 from shared.model.exits import ExitInfo
 from shared.model.families import Source
 from shared.model.manifest import Manifest
+from shared.model.masks import Sight
 from shared.model.network import Network, Parts
 from shared.model.quantized import is_quantized
-from shared.model.ragged import Segment, Stretch, check, rows_of, stretches
+from shared.model.ragged import Segment, Stretch, Tap, check, rows_of, sights_of, stretches
 from shared.model.span import LayerSpan, ModelShape
 
 
@@ -85,17 +86,23 @@ class SpanModel:
         grow by the rows only when all of it has succeeded.
 
         Raises:
-            ValueError: a segment does not fit its cache or this span, or two share a cache.
+            ValueError: a segment does not fit its cache or this span, two share a cache, or a tap
+                returned states of another shape.
             OutOfMemory: the rows do not fit the KV budget. Nothing was computed or written.
         """
         self._check(segments)
         with self._ungraded():
             reserve(self._ledger, [(s.cache, s.layers, s.end) for s in segments])
             states = self._enter(segments)
+            sights = sights_of(segments)
             for stretch in stretches(segments):
                 active = [segments[n] for n in stretch.active]
+                for n, segment in zip(stretch.active, active, strict=True):
+                    if segment.tap is not None and segment.tap.layer == stretch.first:
+                        states[n] = self._tapped(segment.tap, states[n])
                 hidden = torch.cat([states[n] for n in stretch.active])
-                parts = self._run(stretch, active, hidden).split([s.rows for s in active])
+                seen = [sights[n] for n in stretch.active]
+                parts = self._run(stretch, active, seen, hidden).split([s.rows for s in active])
                 for n, part in zip(stretch.active, parts, strict=True):
                     states[n] = part
             for segment in segments:
@@ -148,13 +155,26 @@ class SpanModel:
             embedded = iter(embedding(torch.cat(ids)).split([len(part) for part in ids]))
         return [next(embedded) if s.states is None else self._local(s.states) for s in segments]
 
-    def _run(self, stretch: Stretch, active: Sequence[Segment], hidden: Tensor) -> Tensor:
+    def _tapped(self, tap: Tap, states: Tensor) -> Tensor:
+        """What a tap makes of the states [T, H] that enter its layer."""
+        # As in `forward`: a kept view would keep the other sessions' states.
+        taken = tap.take(states.clone())
+        if taken.shape != states.shape:
+            found = f"{list(taken.shape)} for {list(states.shape)}"
+            raise ValueError(f"the tap at layer {tap.layer} returned states {found}")
+        return self._local(taken)
+
+    def _run(
+        self,
+        stretch: Stretch,
+        active: Sequence[Segment],
+        sights: Sequence[Sight],
+        hidden: Tensor,
+    ) -> Tensor:
         """Run the rows [T, H] of the active segments through the layers of a stretch."""
         layers = range(stretch.first, stretch.last)
-        rows = rows_of(active)
-        positions = torch.tensor(
-            [[p for s in active for p in range(s.position, s.end)]], device=self.device
-        )
+        rows = rows_of(active, sights)
+        positions = torch.tensor([[p for s in active for p in s.positions]], device=self.device)
         hidden = hidden.unsqueeze(0)
         rotary = self.network.model.rotary_emb
         embeddings = {

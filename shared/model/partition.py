@@ -17,6 +17,7 @@ from torch import Tensor
 
 from shared.errors import BadModel
 from shared.model.checkpoint import StoredTensor
+from shared.model.exits import Drafter, ExitInfo
 from shared.model.fingerprint import Progress, fingerprint
 from shared.model.loading import Checkpoint, build, open_checkpoint
 from shared.model.manifest import FILE, WEIGHTS, Manifest, ManifestExit, Role, Weights
@@ -54,14 +55,16 @@ def write_bundles(
     cloud_format: str,
     cloud_start: int = 0,
     protocol_version: int,
+    use_drafter: bool = True,
     progress: Progress | None = None,
 ) -> tuple[Manifest, Manifest]:
     """Cut the checkpoint `source` into `out`/edge and `out`/cloud.
 
     The edge gets the embedding, layers [0, edge_depth), exits in front of `split` and `edge_depth`
     and the unembedding they share; the cloud gets layers from `cloud_start` on, the head, and the
-    embedding if it starts at layer 0. A manifest is written last: without it a bundle is not
-    whole.
+    embedding if it starts at layer 0. Where a drafter for exactly this cut lies beside the
+    checkpoint, the edge's layers from `split` on and its last exit are the drafter's; the cloud's
+    never are. A manifest is written last: without it a bundle is not whole.
 
     Args:
         source: a Hugging Face checkpoint folder.
@@ -72,10 +75,12 @@ def write_bundles(
         cloud_format: the same for the cloud.
         cloud_start: the cloud's first layer.
         protocol_version: what both sides will speak.
+        use_drafter: whether a drafter is put in.
         progress: called with (what, done, total).
 
     Raises:
-        BadModel: the checkpoint is broken or not supported, or its exits belong to another model.
+        BadModel: the checkpoint is broken or not supported, or its exits or the drafter belong to
+            another model.
         ValueError: the model cannot be cut at these layers, or a format is unknown.
     """
     opened = open_checkpoint(source)
@@ -87,10 +92,14 @@ def write_bundles(
     exits = tuple(sorted({split, edge_depth}))
     edge = Parts(LayerSpan(0, edge_depth, depth), embedding=True, head=False, exits=exits)
     cloud = Parts(LayerSpan(cloud_start, depth, depth), embedding=cloud_start == 0, head=True)
-    writer = _Writer(opened, _checked_fingerprint(opened, progress), protocol_version, progress)
+    found = _checked_fingerprint(opened, progress)
+    drafter = _checked_drafter(opened, found, split, edge_depth) if use_drafter else None
+    writer = _Writer(opened, found, protocol_version, progress)
     kinds = (_weights(edge_format), _weights(cloud_format))
     return (
-        writer.write(out / "edge", "edge", edge, kinds[0], cut=(split, edge_depth)),
+        writer.write(
+            out / "edge", "edge", edge, kinds[0], cut=(split, edge_depth), drafter=drafter
+        ),
         writer.write(out / "cloud", "cloud", cloud, kinds[1], cut=(None, None)),
     )
 
@@ -112,11 +121,14 @@ class _Writer:
         kind: Weights,
         *,
         cut: tuple[int | None, int | None],
+        drafter: Drafter | None = None,
     ) -> Manifest:
         """Write one bundle; `cut` is (split, edge depth)."""
         self._prepare(folder)
-        self._write_weights(folder, role, parts, kind)
-        infos = {layer: self.opened.exits.info(layer) for layer in parts.exits}
+        sources = self.opened.sources(parts.exits, drafter)
+        self._write_weights(folder, role, parts, kind, sources=sources)
+        known = self.opened.exits.infos if drafter is None else drafter.infos
+        infos = {layer: known.get(layer, ExitInfo()) for layer in parts.exits}
         manifest = Manifest(
             role=role,
             model=self.opened.folder.resolve().name,
@@ -127,8 +139,9 @@ class _Writer:
             edge_depth=cut[1],
             compute_format=kind,
             protocol_version=self.protocol_version,
-            exits=tuple(ManifestExit(n, i.threshold, i.agreement) for n, i in infos.items()),
+            exits=tuple(ManifestExit.of(layer, info) for layer, info in infos.items()),
             shape=ModelShape.of(self.opened.source.config),
+            drafter=None if drafter is None else drafter.acceptance,
         )
         manifest.write(folder)
         return manifest
@@ -142,8 +155,15 @@ class _Writer:
             if (self.opened.folder / name).exists():
                 shutil.copyfile(self.opened.folder / name, folder / name)
 
-    def _write_weights(self, folder: Path, role: Role, parts: Parts, kind: Weights) -> None:
-        sources = self.opened.sources(parts.exits)
+    def _write_weights(
+        self,
+        folder: Path,
+        role: Role,
+        parts: Parts,
+        kind: Weights,
+        *,
+        sources: Mapping[str, StoredTensor],
+    ) -> None:
         network = build(self.opened.source, parts, sources)
         files: dict[str, list[str]] = {}
         for name in network.expected():
@@ -168,6 +188,15 @@ def _checked_fingerprint(opened: Checkpoint, progress: Progress | None) -> str:
     if opened.exits.model_fingerprint not in (None, found):
         raise BadModel(f"the exits beside {opened.folder} were trained on another model")
     return found
+
+
+def _checked_drafter(opened: Checkpoint, found: str, split: int, edge_depth: int) -> Drafter | None:
+    drafter = opened.drafter(split, edge_depth)
+    if drafter is not None and drafter.model_fingerprint != found:
+        raise BadModel(
+            f"the drafter {split}-{edge_depth} beside {opened.folder} was trained for another model"
+        )
+    return drafter
 
 
 def _weights(name: str) -> Weights:

@@ -3,7 +3,7 @@
 Pure bookkeeping over layer numbers and positions; computes nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -11,6 +11,20 @@ from torch import Tensor
 
 from shared.model.attention import Rows, Run
 from shared.model.cache import KVCache
+from shared.model.masks import Sight, Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """Where a segment's states are read and replaced on their way up.
+
+    `take` gets those [T, H] that enter `layer`, on the model's thread, device and dtype, and what
+    it returns, [T, H] again, goes on from there. They are its to keep, but not to change. What it
+    raises ends the forward, which then leaves every cache as it was.
+    """
+
+    layer: int
+    take: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +33,9 @@ class Segment:
 
     They enter at layer `start` as token `ids` [T] int64 (start 0) or as hidden `states` [T, H]
     (start > 0), and leave before layer `stop`. The first stands at `position`, which is the cache's
-    length at every layer of [start, stop).
+    length at every layer of [start, stop). With a `tree` that is its slot in the cache, and the
+    tree says where in the sequence the rows stand and what they see. A `tap` is at a layer with
+    start < layer < stop.
     """
 
     cache: KVCache
@@ -28,6 +44,8 @@ class Segment:
     position: int
     ids: Tensor | None
     states: Tensor | None
+    tree: Tree | None = None
+    tap: Tap | None = None
 
     @property
     def inputs(self) -> Tensor:
@@ -45,8 +63,15 @@ class Segment:
 
     @property
     def end(self) -> int:
-        """The position after the last row's."""
+        """The slot after the last row's; without a tree, the position."""
         return self.position + self.rows
+
+    @property
+    def positions(self) -> Sequence[int]:
+        """Where in the sequence each row stands."""
+        if self.tree is None:
+            return range(self.position, self.end)
+        return self.tree.positions[-self.rows :]
 
     @property
     def layers(self) -> range:
@@ -64,24 +89,31 @@ class Stretch:
 
 
 def stretches(segments: Sequence[Segment]) -> Iterator[Stretch]:
-    """Cut the layers where a segment enters or leaves; rising, without those where none runs.
+    """Cut the layers where a segment enters, leaves or is tapped; rising, without those where none
+    runs.
 
     Segments [0, 4) and [2, 6) make [0, 2) with the first, [2, 4) with both, [4, 6) with the second.
     """
-    cuts = sorted({segment.start for segment in segments} | {segment.stop for segment in segments})
-    for first, last in pairwise(cuts):
+    ends = {layer for segment in segments for layer in (segment.start, segment.stop)}
+    taps = {segment.tap.layer for segment in segments if segment.tap is not None}
+    for first, last in pairwise(sorted(ends | taps)):
         active = [n for n, s in enumerate(segments) if s.start <= first and last <= s.stop]
         if active:
             yield Stretch(first, last, tuple(active))
 
 
-def rows_of(segments: Sequence[Segment]) -> Rows:
+def sights_of(segments: Sequence[Segment]) -> list[Sight]:
+    """What each segment's rows see, the same at all layers of a step."""
+    return [Sight(segment.position, segment.end, segment.tree) for segment in segments]
+
+
+def rows_of(segments: Sequence[Segment], sights: Sequence[Sight]) -> Rows:
     """Lay the segments' rows one after another."""
     ends = [0, *accumulate(segment.rows for segment in segments)]
     return Rows(
         tuple(
-            Run(segment.cache, first, last, segment.position)
-            for segment, (first, last) in zip(segments, pairwise(ends), strict=True)
+            Run(segment.cache, first, last, sight)
+            for segment, sight, (first, last) in zip(segments, sights, pairwise(ends), strict=True)
         )
     )
 
@@ -90,8 +122,8 @@ def check(segment: Segment, *, hidden: int, max_positions: int) -> None:
     """Refuse what would write wrong rows.
 
     Raises:
-        ValueError: inputs of the wrong kind or shape, no rows, a closed cache, or rows that do not
-            follow the cache's.
+        ValueError: inputs of the wrong kind or shape, no rows, a closed cache, rows that do not
+            follow the cache's, a tree that is not these rows', or a tap outside their layers.
     """
     inputs = segment.inputs
     if (segment.ids is not None) != (segment.start == 0):
@@ -106,5 +138,12 @@ def check(segment: Segment, *, hidden: int, max_positions: int) -> None:
         if segment.cache.length(layer) != segment.position:
             held = segment.cache.length(layer)
             raise ValueError(f"rows from {segment.position} on where layer {layer} holds {held}")
-    if segment.end > max_positions:
-        raise ValueError(f"position {segment.end - 1} is beyond the model's {max_positions}")
+    last = segment.end - 1
+    if segment.tree is not None:
+        segment.tree.check(segment.position, segment.rows)
+        last = max(segment.tree.positions)
+    if last >= max_positions:
+        raise ValueError(f"position {last} is beyond the model's {max_positions}")
+    if segment.tap is not None and not segment.start < segment.tap.layer < segment.stop:
+        span = f"({segment.start}, {segment.stop})"
+        raise ValueError(f"a tap at layer {segment.tap.layer}, which is not within {span}")

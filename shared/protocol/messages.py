@@ -187,6 +187,7 @@ class Report:
     passes: Annotated[int, Field(strict=True, ge=0)] = 0  # cloud passes of this session, so far
     compute_seconds: Seconds = 0.0  # its share of these passes, so far
     seconds: Seconds = 0.0
+    near_ties: Annotated[int, Field(strict=True, ge=0)] = 0  # choices closer than `tau`, so far
     pressure: Pressure
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID_EXTRA

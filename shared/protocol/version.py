@@ -4,7 +4,7 @@ Any change of a message's meaning or layout raises `PROTOCOL_VERSION`; a peer of
 refused.
 """
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 MEDIA_TYPE = "application/msgpack"
 
@@ -14,6 +14,9 @@ PATH_STREAM = "/v1/blocks/stream"
 PATH_CLOSE = "/v1/close"
 
 HEADER_REQUEST_ID = "x-request-id"
+
+# Blocks one body may carry: the branches of a tree.
+MAX_BLOCKS = 256
 
 # Bounds that hold before anything is allocated from what a peer claims.
 MAX_BLOCK_TOKENS = 131_072

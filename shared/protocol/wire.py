@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import Malformed, TooLarge
 from shared.protocol.messages import Block, Close, Fault, Message, Opening, Report
-from shared.protocol.version import MAX_BLOCK_TOKENS, PROTOCOL_VERSION
+from shared.protocol.version import MAX_BLOCK_TOKENS, MAX_BLOCKS, PROTOCOL_VERSION
 
 MAGIC = b"TD"
 _HEADER = struct.Struct("<2sBBI")
@@ -92,12 +92,26 @@ def decode(frame: bytes, *, limit: int) -> Message:
     return message
 
 
-def decode_block(frame: bytes, *, limit: int) -> Block:
-    """Decode a frame that must hold a block."""
-    message = decode(frame, limit=limit)
-    if not isinstance(message, Block):
-        raise Malformed(f"a block was expected, not a {type(message).__name__.lower()}")
-    return message
+def decode_blocks(body: bytes, *, limit: int) -> list[Block]:
+    """Decode a body of one or more frames end to end, all of them blocks of one session.
+
+    Raises:
+        Malformed, TooLarge: as `decode`; also for no block, too many, or several sessions.
+    """
+    blocks: list[Block] = []
+    view = memoryview(body)
+    while view or not blocks:
+        length = frame_length(bytes(view[: _HEADER.size]), limit=limit)
+        message = decode(bytes(view[:length]), limit=limit)
+        if not isinstance(message, Block):
+            raise Malformed(f"a block was expected, not a {type(message).__name__.lower()}")
+        blocks.append(message)
+        view = view[length:]
+        if len(blocks) > MAX_BLOCKS:
+            raise Malformed(f"a body carries at most {MAX_BLOCKS} blocks")
+    if len({block.session for block in blocks}) > 1:
+        raise Malformed("the blocks of a body belong to one session")
+    return blocks
 
 
 def _unpack(payload: bytes) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from services.cloud.contexts.context import Context, Standing
 from services.edge.chain import Chain
-from services.edge.policy import Mode
+from services.edge.policy import Mode, Pacing
 from shared.decoding.sampling import PrefixState, sample
 from shared.errors import CloudLost, TandemError
 from shared.protocol.messages import Block, HiddenBlock, Sampling
@@ -34,6 +34,7 @@ from tests.support.toy_model import (
 )
 from tests.support.toy_service import Case, Outcome, run_case, toy_cloud
 
+MODES: tuple[Mode, ...] = ("collaborative", "verified", "split", "cloud")
 EXITS = (SPLIT, EDGE_DEPTH)
 REPAIRED = (
     Fault.LOSE_REQUEST,
@@ -67,8 +68,20 @@ samplings = st.one_of(
 )
 
 
+# From one draft at a time, verified at once, to trees that run far ahead.
+pacings = st.builds(
+    Pacing,
+    width=st.sampled_from([1, 2, 5]),
+    floor=st.sampled_from([0.0, 0.05, 0.4]),
+    doubt=st.sampled_from([0.0, 0.5, 0.95]),
+    longest=st.sampled_from([1, 3, 8]),
+    most=st.sampled_from([1, 6, 40]),
+    ahead=st.sampled_from([0, 0, 1, 4]),
+)
+
+
 @st.composite
-def cases(draw: st.DrawFn, modes: tuple[Mode, ...] = ("collaborative", "split", "cloud")) -> Case:
+def cases(draw: st.DrawFn, modes: tuple[Mode, ...] = MODES) -> Case:
     return Case(
         mode=draw(st.sampled_from(modes)),
         prompt=draw(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=12)),
@@ -78,6 +91,9 @@ def cases(draw: st.DrawFn, modes: tuple[Mode, ...] = ("collaborative", "split", 
         faults=draw(st.lists(st.sampled_from(list(Fault)), max_size=24)),
         on_cloud_loss=draw(st.sampled_from(["degrade", "error"])),
         sampling=draw(samplings),
+        pacing=draw(pacings),
+        by_ids=draw(st.booleans()),
+        prompt_as_ids=draw(st.booleans()),
     )
 
 
@@ -106,9 +122,11 @@ def check_tokens(case: Case, outcome: Outcome) -> None:
             assert token.id == proposals[layer][0]
         else:
             assert case.mode != "collaborative" or not sure, f"{token} where exit {sure} was sure"
+            shallow = EDGE_DEPTH if case.mode == "verified" else (sure or [EDGE_DEPTH])[0]
             expected = {
                 "cloud": _choice(case, tokens, full_logits(tokens)),
-                "fallback": proposals[sure[0] if sure else EDGE_DEPTH][0],
+                "draft": _choice(case, tokens, full_logits(tokens)),
+                "fallback": proposals[shallow if sure else EDGE_DEPTH][0],
             }
             assert token.id == expected[token.source], (token, len(tokens))
         tokens.append(token.id)
@@ -117,7 +135,8 @@ def check_tokens(case: Case, outcome: Outcome) -> None:
     )
     assert finished or isinstance(outcome.error, CloudLost), outcome.error
     assert outcome.error is None or case.on_cloud_loss == "error"
-    assert (outcome.sessions_left, outcome.bytes_left) == (0, 0), "the session is still held"
+    left = (outcome.sessions_left, outcome.bytes_left)
+    assert left == (0, 0), f"sessions and bytes still held: {left}"
 
 
 def _choice(case: Case, tokens: list[int], logits: Tensor) -> int:

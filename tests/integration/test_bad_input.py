@@ -14,6 +14,7 @@ from tests.support.services import Services
 CONTEXT = 2048
 BODY_LIMIT = 1024**2
 LONG = "word " * 3000
+MODES = "standalone, collaborative, verified, cloud, split"
 
 
 def parameters(**given: Any) -> dict[str, Any]:
@@ -70,9 +71,9 @@ def refused(response: httpx.Response) -> dict[str, Any]:
         (parameters(stop=[""]), "parameters.stop.0", "1 to 256 characters"),
         (parameters(stop=["x" * 257]), "parameters.stop.0", "1 to 256 characters"),
         (parameters(stop=["x"] * 17), "parameters.stop", "a list of at most 16"),
-        (parameters(mode="verified"), "parameters.mode", "standalone, collaborative, cloud, split"),
-        (parameters(mode="nonsense"), "parameters.mode", "standalone, collaborative, cloud, split"),
-        (parameters(mode=3), "parameters.mode", "standalone, collaborative, cloud, split"),
+        (parameters(verify="text"), "parameters.verify", "states, ids"),
+        (parameters(mode="nonsense"), "parameters.mode", MODES),
+        (parameters(mode=3), "parameters.mode", MODES),
         (parameters(codec="int4"), "parameters.codec", "fp32, fp16, int8"),
         (parameters(on_cloud_loss="wait"), "parameters.on_cloud_loss", "degrade, error"),
         (parameters(details=1), "parameters.details", "true or false"),
@@ -169,7 +170,7 @@ def test_the_longest_request_that_fits_is_served(edge: httpx.Client) -> None:
     assert f"1 to {fits}" in said["error"]
 
 
-@pytest.mark.parametrize("mode", ["collaborative", "cloud", "split"])
+@pytest.mark.parametrize("mode", ["collaborative", "verified", "cloud", "split"])
 async def test_an_edge_without_a_cloud_serves_standalone_only(mode: str) -> None:
     async with edge_client("") as alone:
         said = refused(await alone.post("/generate", json=parameters(mode=mode)))

@@ -112,7 +112,7 @@ async def cloud_client(cloud: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         ({"sampler_version": 9}, 409, f"sampler version: edge has 9, cloud has {SAMPLER_VERSION}"),
         ({"split": 2}, 409, "split: edge has 2"),
         ({"split": 12, "mode": "split"}, 409, "split: edge has 12"),
-        ({"mode": "verified"}, 422, "mode verified is not served here"),
+        ({"mode": "verified", "split": 12}, 409, "split: edge has 12"),
         ({"max_positions": 4096}, 422, "4096 positions in all do not fit the model's 2048"),
     ],
 )
@@ -193,10 +193,11 @@ OWN = frozenset({f"exit:{SPLIT}", f"exit:{EDGE_DEPTH}"})
 
 async def _require_refusals(edge: httpx.AsyncClient, said: str, *, own: Set[str] = OWN) -> None:
     """Every mode that needs the cloud says why it cannot; what needs none is served."""
-    for mode in ("collaborative", "cloud", "split"):
+    for mode in ("collaborative", "verified", "cloud", "split"):
         for stream in (False, True):
-            body = {"inputs": "Once", "parameters": {"mode": mode}, "stream": stream}
-            refused = await edge.post("/generate", json=body)
+            # No exit is that sure: `collaborative` needs the cloud at once.
+            body = {"inputs": "Once", "parameters": {"mode": mode, "threshold": 1.0}}
+            refused = await edge.post("/generate", json=body | {"stream": stream})
             assert refused.status_code == 503, mode
             assert refused.json()["error_type"] == "mismatch"
             assert said in refused.json()["error"]
@@ -259,7 +260,7 @@ async def test_a_cloud_of_upper_layers_serves_the_splits_it_holds() -> None:
         edge_client(cloud, bundles(2, 5).edge) as below,
     ):
         told = await until_cloud_is("reachable", fits)
-        assert told["modes"] == ["standalone", "collaborative", "split"]
+        assert told["modes"] == ["standalone", "collaborative", "verified", "split"]
         split = await ask(fits, "Once", mode="split", codec="fp32", max_new_tokens=12)
         async with pair() as whole:
             expected = await ask(whole.edge, "Once", mode="cloud", max_new_tokens=12)

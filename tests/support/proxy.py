@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from shared.protocol.messages import Block, Report
 from shared.protocol.version import PATH_BLOCKS, PATH_CLOSE, PATH_MANIFEST, PATH_STREAM
-from shared.protocol.wire import decode, decode_block, frame_length
+from shared.protocol.wire import decode, decode_blocks, frame_length
 from tests.support.sockets import listening
 
 LIMIT = 1 << 26
@@ -47,7 +47,7 @@ class Exchange:
     @property
     def block(self) -> Block:
         """The block that went up."""
-        return decode_block(self.up, limit=LIMIT)
+        return decode_blocks(self.up, limit=LIMIT)[-1]
 
     @property
     def reports(self) -> list[Report]:

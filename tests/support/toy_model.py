@@ -81,6 +81,11 @@ class ToyCache:
         for kept in self.rows.values():
             del kept[length:]
 
+    def keep(self, base: int, slots: Sequence[int]) -> None:
+        for kept in self.rows.values():
+            assert len(kept) <= base or all(slot < len(kept) for slot in slots)
+            kept[base:] = [kept[slot] for slot in slots if slot < len(kept)]
+
     def close(self) -> None:
         self.rows.clear()
 
@@ -131,33 +136,60 @@ class ToyModel:
 
     def _run(self, segment: Segment) -> Tensor:
         cache = cast(ToyCache, segment.cache)
+        parents = _parents(segment)
         if segment.ids is not None:
-            below = self._run_lower(cache, segment.position, segment.ids.tolist())
+            below = self._run_lower(cache, parents, segment.position, segment.ids.tolist())
         else:
             assert segment.states is not None
             below = [_digest(row) for row in segment.states]
+        if segment.tap is not None:
+            below = [_digest(row) for row in segment.tap.take(_rows(below))]
         if segment.stop <= SPLIT:
             return _rows(below)
-        above = self._run_upper(cache, segment.position, below)
+        above = self._run_upper(cache, parents, segment.position, below)
         # An edge's [s, e) passes states on: its exit looks the right answer up by them.
         return _rows(above if segment.stop == DEPTH else below)
 
-    def _run_lower(self, cache: ToyCache, position: int, ids: list[int]) -> list[bytes]:
+    def _run_lower(
+        self, cache: ToyCache, parents: Sequence[int], position: int, ids: list[int]
+    ) -> list[bytes]:
         rows = cache.rows.setdefault(0, [])
         assert len(rows) == position, (len(rows), position)
-        for token in ids:
-            before = rows[-1] if rows else START
+        for parent, token in zip(parents, ids, strict=True):
+            before = rows[parent] if parent >= 0 else START
             rows.append(lower(before, token))
             if before in self.outputs:
                 self.outputs[rows[-1]] = upper(self.outputs[before], rows[-1])
         return rows[position:]
 
-    def _run_upper(self, cache: ToyCache, position: int, below: list[bytes]) -> list[bytes]:
+    def _run_upper(
+        self, cache: ToyCache, parents: Sequence[int], position: int, below: list[bytes]
+    ) -> list[bytes]:
         rows = cache.rows.setdefault(SPLIT, [])
         assert len(rows) == position, (len(rows), position)
-        for state in below:
-            rows.append(upper(rows[-1] if rows else START, state))
+        for parent, state in zip(parents, below, strict=True):
+            rows.append(upper(rows[parent] if parent >= 0 else START, state))
         return rows[position:]
+
+
+def _parents(segment: Segment) -> list[int]:
+    """The slot each row of a segment stands on: the deepest of those it sees but itself."""
+    slots = range(segment.position, segment.end)
+    tree = segment.tree
+    if tree is None:
+        return [slot - 1 for slot in slots]
+    found = []
+    for row, slot in enumerate(slots):
+        seen = [
+            other
+            for other, sees in enumerate(tree.visible[row].tolist())
+            if sees and other + tree.base != slot
+        ]
+        deepest = max(seen, key=lambda other: tree.positions[other], default=None)
+        found.append(tree.base - 1 if deepest is None else tree.base + deepest)
+        depth = tree.base - 1 if deepest is None else tree.positions[deepest]
+        assert tree.positions[slot - tree.base] == depth + 1
+    return found
 
 
 def exit_logits(layer: int, below: bytes, above: bytes, error_percent: int) -> Tensor:

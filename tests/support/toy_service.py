@@ -17,16 +17,22 @@ from services.cloud.engine import CloudEngine
 from services.cloud.metrics import CloudMetrics
 from services.cloud.passes import draw_of
 from services.cloud.routes import Surface
+from services.cloud.verifier import Verifier
 from services.cloud.welcome import Welcome
 from services.edge.chain import Chain
+from services.edge.chances import RANKS, untuned_chances
 from services.edge.cloud_client import CloudClient
-from services.edge.engine import EdgeEngine
+from services.edge.draft_uplink import DraftUplink
+from services.edge.drafting import Ranker
+from services.edge.drafts import Drafts
+from services.edge.engine import EdgeEngine, EdgeState
 from services.edge.generation import Generation, Token
 from services.edge.link import Link
 from services.edge.metrics import EdgeMetrics
-from services.edge.policy import Mode, OnCloudLoss, Rules
+from services.edge.policy import Mode, OnCloudLoss, Pacing, Rules
 from services.edge.uplink import Uplink
-from shared.decoding.sampling import SAMPLER_VERSION, SamplingParameters
+from services.edge.verified import Verified
+from shared.decoding.sampling import SAMPLER_VERSION, PrefixState, SamplingParameters
 from shared.decoding.sequence import Sequence as TokenSequence
 from shared.model import LayerSpan, SpanModel
 from shared.protocol.messages import Codec, Opening, Sampling
@@ -38,6 +44,7 @@ from tests.support.toy_model import DEPTH, EDGE_DEPTH, SPLIT, VOCABULARY, WIDTH,
 
 FINGERPRINT = "toy"
 LIMIT = 1 << 20
+Way = tuple[CloudClient, Link, EdgeMetrics, Background]
 
 
 @dataclass
@@ -70,7 +77,10 @@ async def toy_cloud(
             release=lambda cache: thread.post(cache.close),
         )
         welcome = Welcome(FINGERPRINT, model.span, model.shape)
-        completion = Completion(welcome, store, engine, thread, metrics, reorder_seconds=0.0)
+        verifier = Verifier(store, engine, thread, metrics, "fp32", tau=0.0, reorder_seconds=0.0)
+        completion = Completion(
+            welcome, store, engine, thread, verifier, metrics, reorder_seconds=0.0
+        )
         app = FastAPI()
         errors.install(app)
         app.include_router(Surface(completion, metrics, {}, LIMIT).routes())
@@ -92,6 +102,9 @@ class Case:
     codec: Codec = "fp16"
     sampling: Sampling = field(default_factory=Sampling)
     hang_up_after: int | None = None  # tokens after which the caller goes away
+    pacing: Pacing = field(default_factory=Pacing)  # of `verified`, as what follows
+    by_ids: bool = False
+    prompt_as_ids: bool = False
 
     @property
     def parameters(self) -> SamplingParameters:
@@ -127,21 +140,17 @@ async def run_case(case: Case, cloud: ToyCloud) -> Outcome:
             httpx.AsyncClient(transport=transport, base_url="http://cloud")
         )
         metrics = EdgeMetrics(CollectorRegistry())
-        opening = Opening(
-            fingerprint=FINGERPRINT,
-            trunk_format="fp32",
-            sampler_version=SAMPLER_VERSION,
-            depth=DEPTH,
-            split=0 if case.mode == "cloud" else SPLIT,
-            mode=cast(Any, case.mode),
-            codec=case.codec,
-            prompt_tokens=len(case.prompt),
-            max_positions=len(case.prompt) + case.new_tokens,
-            sampling=case.sampling,
-        )
+        opening = _opening(case)
         link = Link(0.0, 0.0)
-        chain = Chain("session-1", opening, hidden=WIDTH, vocab=VOCABULARY)
-        uplink = Uplink(chain, CloudClient(http, LIMIT), link, metrics, background)
+        way: Way = (CloudClient(http, LIMIT), link, metrics, background)
+        state = engine.new_state()
+        verified = None
+        if case.mode == "verified":
+            verified = _verified(case, opening, way, state, thread)
+            uplink: Uplink = verified.uplink
+        else:
+            chain = Chain("session-1", opening, hidden=WIDTH, vocab=VOCABULARY)
+            uplink = Uplink(chain, *way)
         generation = Generation(
             sequence=TokenSequence(
                 case.prompt, max_new_tokens=case.new_tokens, eos_ids=case.sampling.eos_ids
@@ -151,9 +160,10 @@ async def run_case(case: Case, cloud: ToyCloud) -> Outcome:
             ),
             parameters=case.parameters,
             seed=case.sampling.seed,
-            state=engine.new_state(),
+            state=state,
             thread=thread,
             uplink=None if case.mode == "standalone" else uplink,
+            verified=verified,
         )
         outcome.generation, outcome.uplink, outcome.bodies = generation, uplink, transport.bodies
         try:
@@ -167,3 +177,40 @@ async def run_case(case: Case, cloud: ToyCloud) -> Outcome:
         await background.drain(5)
         outcome.sessions_left, outcome.bytes_left = len(cloud.store), cloud.store.nbytes
     return outcome
+
+
+def _verified(case: Case, opening: Opening, way: Way, state: EdgeState, thread: Any) -> Verified:
+    drafts = Drafts(
+        "session-1",
+        opening,
+        hidden=WIDTH,
+        vocab=VOCABULARY,
+        prompt=case.prompt,
+        prefix=PrefixState.start(case.prompt),
+        chances=untuned_chances(),
+    )
+    return Verified(
+        drafts=drafts,
+        uplink=DraftUplink(drafts, *way, as_ids=case.prompt_as_ids),
+        state=state,
+        thread=thread,
+        ranker=Ranker(case.parameters, case.sampling.seed, RANKS),
+        pacing=case.pacing,
+        degrade=case.on_cloud_loss == "degrade",
+    )
+
+
+def _opening(case: Case) -> Opening:
+    by_ids = case.mode == "cloud" or (case.mode == "verified" and case.by_ids)
+    return Opening(
+        fingerprint=FINGERPRINT,
+        trunk_format="fp32",
+        sampler_version=SAMPLER_VERSION,
+        depth=DEPTH,
+        split=0 if by_ids else SPLIT,
+        mode=cast(Any, case.mode),
+        codec=case.codec,
+        prompt_tokens=len(case.prompt),
+        max_positions=len(case.prompt) + case.new_tokens,
+        sampling=case.sampling,
+    )

@@ -57,6 +57,7 @@ class Context:
         self.disagreements: list[Disagreement] = []
         self.passes = 0
         self.compute_seconds = 0.0
+        self.near_ties = 0  # choices so close that another pass shape might make them otherwise
         self.turn = asyncio.Condition()  # held by whoever changes or computes on this context
         self.users = 0
         self.last_used = 0.0
@@ -68,6 +69,14 @@ class Context:
     def through(self) -> int:
         """Positions decided."""
         return len(self.tokens)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no token may follow."""
+        ended = self.through > self.opening.prompt_tokens and (
+            self.tokens[-1] in self.opening.sampling.eos_ids
+        )
+        return ended or self.through >= self.opening.max_positions
 
     @property
     def carries_states(self) -> bool:
@@ -172,6 +181,7 @@ class Context:
             passes=self.passes,
             compute_seconds=self.compute_seconds,
             seconds=seconds,
+            near_ties=self.near_ties,
             pressure=pressure,
         )
 
@@ -183,6 +193,9 @@ class Context:
             )
         if block.binding < end:
             raise Malformed(f"mode {self.opening.mode} takes no drafts", code="drafts")
+        self._check_states(block)
+
+    def _check_states(self, block: Block) -> None:
         if self.carries_states != (block.states is not None) and block.tokens:
             raise Malformed("a session carries states in every block or in none", code="shape")
         if block.states is not None and block.states.codec != self.opening.codec:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from services.cloud.contexts.base import Change
 from services.cloud.contexts.context import Context
+from services.cloud.contexts.verified import VerifiedContext
 from shared.errors import OutOfMemory, Overloaded
 from shared.model import KVCache
 from shared.protocol.messages import Opening
@@ -86,8 +87,10 @@ class MemoryContexts:
                 over -= drop(idle.pop(0))
         if over > 0:
             raise OutOfMemory(f"contexts need {over} bytes more than the budget of {self._budget}")
-        context.counted += extra
-        self._held += extra
+        if self._contexts.get(context.session) is context:
+            # One closed meanwhile is off the books for good.
+            context.counted += extra
+            self._held += extra
 
     def close(self, session: str) -> bool:
         """See `ContextStore.close`. A context still in use gives its KV back when its last user
@@ -125,7 +128,8 @@ class MemoryContexts:
             context.require_same(opening)
             return context
         self._make_place()
-        context = Context(session, opening, hidden=self._hidden)
+        kind = VerifiedContext if opening.mode == "verified" else Context
+        context = kind(session, opening, hidden=self._hidden)
         self._contexts[session] = context
         self._on_change("opened")
         return context

@@ -17,6 +17,7 @@ from services.cloud.contexts import MemoryContexts
 from services.cloud.engine import CloudEngine
 from services.cloud.metrics import CloudMetrics
 from services.cloud.routes import Surface
+from services.cloud.verifier import Verifier
 from services.cloud.welcome import Welcome
 from shared.model import LayerSpan, Segment, SpanModel
 from shared.protocol.messages import Block, Fault, Report
@@ -150,7 +151,8 @@ async def served(
             release=lambda cache: thread.post(cache.close),
         )
         welcome = Welcome(FINGERPRINT, model.span, model.shape)
-        completion = Completion(welcome, store, engine, thread, metrics, reorder_seconds)
+        verifier = Verifier(store, engine, thread, metrics, "fp32", 0.0, reorder_seconds)
+        completion = Completion(welcome, store, engine, thread, verifier, metrics, reorder_seconds)
         app = FastAPI()
         errors.install(app)
         app.include_router(Surface(completion, metrics, {"depth": DEPTH}, LIMIT).routes())

@@ -137,7 +137,7 @@ async def test_a_session_with_states_has_no_stream() -> None:
 
 async def test_a_stream_that_fails_midway_ends_with_a_fault_and_can_be_taken_up() -> None:
     async with served() as cloud:
-        first = cloud.completion.stream(ask(3, opening=CLOUD_OPENING, count=2))
+        first = cloud.completion.stream([ask(3, opening=CLOUD_OPENING, count=2)])
         assert (await anext(first)).through == 4
         cloud.model.breaks = ComputeError("the model produced numbers that are not finite")
         with pytest.raises(ComputeError):
@@ -150,7 +150,7 @@ async def test_a_stream_that_fails_midway_ends_with_a_fault_and_can_be_taken_up(
 
 async def test_a_stream_whose_session_is_closed_ends() -> None:
     async with served() as cloud:
-        reports = cloud.completion.stream(ask(3, opening=CLOUD_OPENING, count=9))
+        reports = cloud.completion.stream([ask(3, opening=CLOUD_OPENING, count=9)])
         assert (await anext(reports)).through == 4
         cloud.completion.close(SESSION)
         assert [report async for report in reports] == []
@@ -158,7 +158,7 @@ async def test_a_stream_whose_session_is_closed_ends() -> None:
 
 async def test_a_stream_given_up_lets_its_step_end_before_the_cache_goes() -> None:
     async with served() as cloud:
-        reports = cloud.completion.stream(ask(3, opening=CLOUD_OPENING, count=9))
+        reports = cloud.completion.stream([ask(3, opening=CLOUD_OPENING, count=9)])
         await anext(reports)
         cloud.model.gate.clear()
         waiting = asyncio.ensure_future(anext(reports))
@@ -244,7 +244,7 @@ async def test_after_a_failed_pass_the_same_request_succeeds(failure: Exception)
         await cloud.report(block(5))
         cloud.model.breaks = failure
         with pytest.raises(type(failure)):
-            await cloud.completion.accept(ask(7, 5))
+            await cloud.completion.accept([ask(7, 5)])
         report = await cloud.report(ask(7, 5))
         assert report.tokens[-1] == full_choice(TEXT[:7])
 

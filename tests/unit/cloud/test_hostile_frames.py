@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.protocol.messages import Close, Sampling, Want
-from shared.protocol.version import PATH_BLOCKS, PATH_CLOSE, PATH_STREAM
+from shared.protocol.version import PATH_BLOCKS, PATH_CLOSE, PATH_STREAM, PROTOCOL_VERSION
 from shared.protocol.wire import encode
 from tests.support.toy_model import VOCABULARY, full_choice
 from tests.unit.cloud.served import LIMIT, served
@@ -34,7 +34,7 @@ STATES = coded(TEXT, HELD, 7)
 
 def sealed(fields: dict[str, Any]) -> bytes:
     payload: bytes = msgpack.packb(fields)
-    framed = struct.pack("<2sBBI", b"TD", 1, 1, len(payload)) + payload
+    framed = struct.pack("<2sBBI", b"TD", PROTOCOL_VERSION, 1, len(payload)) + payload
     return framed + struct.pack("<I", zlib.crc32(framed))
 
 
@@ -113,7 +113,7 @@ CASES = {
     "count without want": (altered(want=Want.NOTHING), 422, "invalid"),
     "another opening of the session": (opened(max_positions=20), 409, "mismatch"),
     "another model": (opened(fingerprint="other"), 409, "mismatch"),
-    "mode verified": (opened(mode="verified"), 422, "invalid"),
+    "another mode": (opened(mode="verified"), 409, "mismatch"),
     "a split above the model": (opened(split=4), 409, "mismatch"),
     "more positions than the model has": (opened(max_positions=1000), 422, "invalid"),
 }
@@ -185,7 +185,7 @@ async def test_a_partial_cloud_refuses_what_needs_the_lower_layers() -> None:
         assert "split: edge has 1, cloud has layers that take splits 2 to 3" in fault.message
         status, fault = await cloud.fault(block(3, opening=CLOUD_OPENING))
         assert (status, fault.code, fault.field) == (422, "invalid", "mode")
-        assert "collaborative, split" in fault.message
+        assert "collaborative, verified, split" in fault.message
 
 
 async def test_a_message_that_is_no_close_is_refused_by_close() -> None:

@@ -14,7 +14,7 @@ from services.edge.cloud_client import CloudClient, Traffic
 from shared.errors import CloudLost, Invalid, TandemError, Unfit
 from shared.logs import request_id
 from shared.protocol.messages import Block, Close, Fault, Message, Pressure, Report
-from shared.protocol.version import HEADER_REQUEST_ID, MEDIA_TYPE
+from shared.protocol.version import HEADER_REQUEST_ID, MEDIA_TYPE, PROTOCOL_VERSION
 from shared.protocol.wire import encode
 
 LIMIT = 4096
@@ -57,7 +57,7 @@ async def posted(answer: Answer, traffic: Traffic | None = None) -> Report:
     async with httpx.AsyncClient(
         transport=httpx.MockTransport(answer), base_url="http://cloud"
     ) as http:
-        return await CloudClient(http, LIMIT).post(BLOCK, traffic or Traffic())
+        return await CloudClient(http, LIMIT).post([BLOCK], traffic or Traffic())
 
 
 async def streamed(
@@ -66,7 +66,7 @@ async def streamed(
     async with httpx.AsyncClient(
         transport=httpx.MockTransport(answer), base_url="http://cloud"
     ) as http:
-        async for report in CloudClient(http, LIMIT).stream(BLOCK, traffic or Traffic()):
+        async for report in CloudClient(http, LIMIT).stream([BLOCK], traffic or Traffic()):
             seen.append(report)
     return seen
 
@@ -76,13 +76,13 @@ def piecewise(pieces: Sequence[bytes], error: Exception | None = None) -> Answer
 
 
 async def _drained(client: CloudClient) -> None:
-    async for report in client.stream(BLOCK, Traffic()):
+    async for report in client.stream([BLOCK], Traffic()):
         assert report == REPORT
 
 
 Call = Callable[[CloudClient], Awaitable[object]]
 CALLS: dict[str, Call] = {
-    "post": lambda client: client.post(BLOCK, Traffic()),
+    "post": lambda client: client.post([BLOCK], Traffic()),
     "stream": _drained,
     "manifest": lambda client: client.manifest(),
     "close": lambda client: client.close("s"),
@@ -267,7 +267,7 @@ async def test_a_fault_within_a_stream_ends_it(fault: Fault, kind: type[TandemEr
 
 
 async def test_a_frame_over_the_limit_is_refused_before_it_has_come() -> None:
-    huge = b"TD\x01\x02" + (LIMIT).to_bytes(4, "little")
+    huge = b"TD" + bytes([PROTOCOL_VERSION, 2]) + (LIMIT).to_bytes(4, "little")
     with pytest.raises(CloudLost, match="over the limit"):
         await streamed(piecewise([huge]), [])
 

@@ -117,7 +117,12 @@ def test_manifests_say_what_the_bundles_are(tmp_path: Path) -> None:
     assert [e.layer for e in edge.exits] == [SPLIT, EDGE_DEPTH]
     raw = json.loads((tmp_path / "edge" / "manifest.json").read_text())
     assert (raw["format"], raw["span"], raw["depth"]) == (1, [0, EDGE_DEPTH], DEPTH)
-    assert raw["exits"][0] == {"layer": SPLIT, "threshold": 0.8, "agreement": None}
+    assert raw["exits"][0] == {
+        "layer": SPLIT,
+        "threshold": 0.8,
+        "agreement": None,
+        "calibration": {},
+    }
 
 
 def test_one_exit_where_split_and_edge_depth_are_the_same_layer(tmp_path: Path) -> None:

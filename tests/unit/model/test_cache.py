@@ -64,6 +64,79 @@ def test_truncation_drops_positions_in_every_layer_whatever_its_length(model: Sp
     assert [kv.length(layer) for layer in range(DEPTH)] == [7, 7, 6, 6, 6]
 
 
+def numbered(model: SpanModel, rows: int, *, layers: int = DEPTH) -> KVCache:
+    """A cache whose lowest layers hold rows filled with their slots' numbers."""
+    kv = model.new_cache()
+    kv.grow(range(layers), rows)
+    for layer in range(layers):
+        kv.buffer(layer)[:, :, :rows] = torch.arange(rows, dtype=model.dtype).unsqueeze(-1)
+    kv.extend(range(layers), rows)
+    return kv
+
+
+@pytest.mark.parametrize(
+    ("base", "slots", "left"),
+    [
+        (4, [], [0, 1, 2, 3]),
+        (4, [4, 5], [0, 1, 2, 3, 4, 5]),
+        (4, [4, 6, 9], [0, 1, 2, 3, 4, 6, 9]),
+        (4, [5, 6, 7, 8, 9], [0, 1, 2, 3, 5, 6, 7, 8, 9]),
+        (0, [3, 8], [3, 8]),
+        (10, [], list(range(10))),
+    ],
+)
+def test_kept_slots_move_down_in_their_order(
+    model: SpanModel, base: int, slots: list[int], left: list[int]
+) -> None:
+    kv = numbered(model, 10)
+    kv.keep(base, slots)
+    for layer in range(DEPTH):
+        assert kv.length(layer) == len(left)
+        expected = torch.tensor(left, dtype=model.dtype).view(1, 1, -1, 1)
+        held = kv.buffer(layer)[:, :, : len(left)]
+        assert torch.equal(held, expected.expand_as(held))
+
+
+def test_keeping_moves_no_row_that_is_in_place(
+    model: SpanModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kv = numbered(model, 10)
+    monkeypatch.setattr(torch.Tensor, "index_select", None)
+    kv.keep(4, [4, 5, 6])
+    assert {kv.length(layer) for layer in range(DEPTH)} == {7}
+
+
+def test_keeping_is_every_layers_that_has_rows_there(model: SpanModel) -> None:
+    kv = numbered(model, 10, layers=3)
+    kv.truncate(10)
+    kv.extend([1], 7)
+    kv.extend([2], 4)
+    kv.keep(4, [5, 6])
+    assert [kv.length(layer) for layer in range(DEPTH)] == [6, 6, 4, 0, 0]
+    assert [int(kv.buffer(layer)[0, 0, 4, 0]) for layer in range(3)] == [5, 5, 4]
+
+
+@pytest.mark.parametrize(
+    ("slots", "match"),
+    [
+        ([5, 5], "do not rise from 4"),
+        ([6, 5], "do not rise from 4"),
+        ([3, 5], "do not rise from 4"),
+        ([5, 7], "slot 7 is kept where a layer holds 7 rows"),
+        ([10], "slot 10 is kept where"),
+    ],
+)
+def test_slots_that_cannot_be_kept_are_refused_and_nothing_moves(
+    model: SpanModel, slots: list[int], match: str
+) -> None:
+    kv = numbered(model, 10)
+    kv.extend([2], 7)
+    with pytest.raises(ValueError, match=match):
+        kv.keep(4, slots)
+    assert [kv.length(layer) for layer in range(DEPTH)] == [10, 10, 7, 10, 10]
+    assert kv.buffer(0)[0, 0, :10, 0].tolist() == list(range(10))
+
+
 def test_rows_beyond_the_budget_are_refused_before_anything_is_written(model: SpanModel) -> None:
     model.kv_budget_bytes = 3 * CHUNK_ROWS * DEPTH * row_bytes(model)
     caches = [model.new_cache() for _ in range(2)]

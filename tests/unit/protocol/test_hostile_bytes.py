@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from shared.errors import Malformed, TooLarge
 from shared.protocol.messages import Message
-from shared.protocol.version import MAX_BLOCK_TOKENS, MAX_VOCABULARY
-from shared.protocol.wire import decode, decode_block, encode, frame_length
+from shared.protocol.version import MAX_BLOCK_TOKENS, MAX_VOCABULARY, PROTOCOL_VERSION
+from shared.protocol.wire import decode, decode_blocks, encode, frame_length
 from tests.unit.protocol.strategies import BLOCK, CLOSE, EXAMPLES, FAULT, REPORT, messages
 
 LIMIT = 1 << 16
@@ -28,7 +28,9 @@ KINDS: dict[str, tuple[int, Message]] = {
 }
 
 
-def sealed(payload: bytes, *, magic: bytes = b"TD", version: int = 1, kind: int = 1) -> bytes:
+def sealed(
+    payload: bytes, *, magic: bytes = b"TD", version: int = PROTOCOL_VERSION, kind: int = 1
+) -> bytes:
     """A frame with a right length and checksum around any payload."""
     framed = struct.pack("<2sBBI", magic, version, kind, len(payload)) + payload
     return framed + struct.pack("<I", zlib.crc32(framed))
@@ -110,7 +112,9 @@ def _nested(depth: int) -> bytes:
     ("frame", "code"),
     [
         pytest.param(sealed(b"\x80", magic=b"HT"), "malformed", id="magic"),
-        pytest.param(sealed(b"\x80", version=2), "protocol_version", id="version"),
+        pytest.param(
+            sealed(b"\x80", version=PROTOCOL_VERSION + 1), "protocol_version", id="version"
+        ),
         pytest.param(sealed(b"\x80", version=0), "protocol_version", id="version 0"),
         pytest.param(sealed(b"\x80", kind=0), "malformed", id="kind 0"),
         pytest.param(sealed(b"\x80", kind=5), "malformed", id="kind 5"),
@@ -259,5 +263,5 @@ def test_more_tokens_than_a_block_may_hold_are_refused() -> None:
 @pytest.mark.parametrize("message", EXAMPLES[1:], ids=lambda m: type(m).__name__)
 def test_another_message_where_a_block_was_expected_is_refused(message: Message) -> None:
     with pytest.raises(Malformed, match="a block was expected"):
-        decode_block(encode(message), limit=LIMIT)
-    assert decode_block(encode(BLOCK), limit=LIMIT) == BLOCK
+        decode_blocks(encode(message), limit=LIMIT)
+    assert decode_blocks(encode(BLOCK), limit=LIMIT) == [BLOCK]

@@ -143,7 +143,7 @@ def test_tuning_writes_what_it_found_and_what_that_is_worth(trained: Path, held_
     assert seen[-1] == (12, 12)
     assert found.chosen_on.agreement is None or found.chosen_on.agreement >= 0.95
     assert found.chosen_on.tokens + found.tested_on.tokens <= 12 * 16
-    infos = map(ExitInfo, found.thresholds, found.tested_on.agreements)
+    infos = map(ExitInfo, found.thresholds, found.tested_on.agreements, found.gaps.values())
     assert read_exits(trained).infos == dict(zip(found.exits, infos, strict=True))
     assert json.loads((trained / "calibration.json").read_text())["target"] == 0.95
 

@@ -1,0 +1,179 @@
+"""How a verified text is made, on one page.
+
+The edge goes on drafting whatever is under way: it runs the likeliest candidates, sends what it has
+run, and asks for a pass where it doubts its drafts; what the cloud decides comes back in between
+and moves the text along. Only decided tokens leave. Knows neither HTTP, text nor the maths of a
+layer.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+from services.edge.draft_uplink import DraftUplink
+from services.edge.drafting import Ask, Drafted, Drafting, Ranker
+from services.edge.drafts import Decided, Drafts, Step
+from services.edge.engine import EdgeResult, EdgeState, EdgeWork
+from services.edge.policy import Pacing
+from shared import quantization
+from shared.runtime.model_thread import ModelThread
+from shared.runtime.work import Completed
+
+
+@dataclass(slots=True)
+class Waits:
+    """What the text waited for: seconds without a step under way, and how often they were ended by
+    the cloud.
+    """
+
+    seconds: float = 0.0
+    round_trips: int = 0
+
+
+@dataclass(slots=True)
+class Verified:
+    """One verified text in the making: iterate `tokens`.
+
+    Args:
+        degrade: the edge's own candidate stands in while the cloud is lost.
+    """
+
+    drafts: Drafts
+    uplink: DraftUplink
+    state: EdgeState
+    thread: ModelThread[EdgeWork, EdgeResult]
+    ranker: Ranker
+    pacing: Pacing
+    degrade: bool
+    waits: Waits = field(default_factory=Waits)
+    edge_seconds: float = 0.0
+    _task: "asyncio.Task[Completed[EdgeResult]] | None" = None
+    _step: Step | None = None
+
+    async def tokens(self) -> AsyncGenerator[tuple[Decided, bool]]:
+        """Yield decided tokens, and whether each was the edge's own word for want of the cloud; the
+        caller ends the text by closing.
+
+        Raises:
+            CloudLost, Unfit, Invalid: the cloud refuses or is lost, and nothing may stand in.
+        """
+        uplink = self.uplink
+        if uplink.as_ids or not self.drafts.travels:
+            uplink.ask_for(self.pacing.ahead)
+        try:
+            while True:
+                self._begin()
+                if not self._ask():
+                    uplink.offer()
+                if (token := self._stand_in()) is not None:
+                    yield token, True
+                    continue
+                while uplink.decided:
+                    yield uplink.decided.popleft(), False
+                await self._wait()
+        finally:
+            if self._task is not None:
+                self._task.cancel()
+
+    def _begin(self) -> None:
+        """Start a step over what is most worth running, if none is under way."""
+        if self._task is not None:
+            return
+        pacing = self.pacing
+        room = min(pacing.most, self.uplink.room) if self.uplink.room else pacing.most
+        step = self.drafts.next_step(width=pacing.width, floor=pacing.floor, room=room)
+        if step is None:
+            return
+        self._step = step
+        self._task = asyncio.create_task(self.thread.run(self._work(step)))
+        self._task.add_done_callback(lambda _: self.uplink.changed.set())
+
+    def _work(self, step: Step) -> Drafting:
+        last = self.drafts.opening.max_positions - 1
+        root = self.drafts.root
+        asks = [
+            Ask(node.position + 1, node.prefix)
+            if node.prefix is not None
+            and node.position < last
+            and (node is root or not node.decided)
+            else None
+            for node in step.nodes
+        ]
+        return Drafting(
+            cache=self.state.cache,
+            ids=[node.token for node in step.nodes],
+            base=step.base,
+            keep=step.keep,
+            line=step.line,
+            parents=step.parents,
+            asks=asks,
+            ranker=self.ranker,
+        )
+
+    def _collect(self) -> None:
+        """Take in a finished step; what it ran starts on its way up."""
+        assert self._task is not None
+        assert self._step is not None
+        completed = self._task.result()
+        self._task, step, self._step = None, self._step, None
+        drafted = completed.value
+        assert isinstance(drafted, Drafted)
+        self.edge_seconds += completed.compute_seconds
+        codec = self.drafts.opening.codec
+        coded = quantization.encode(drafted.states, codec) if self.drafts.travels else None
+        self.drafts.ran(step, coded, drafted.rankings)
+
+    def _ask(self) -> bool:
+        """Ask for a pass where one is due; true if one was asked for."""
+        uplink, drafts = self.uplink, self.drafts
+        if uplink.failure is not None or (drafts.travels and not drafts.states.end + uplink.as_ids):
+            return False
+        chance, count = drafts.doubt()
+        resting = self._task is None
+        due = uplink.owed or (
+            count > 0
+            and (
+                chance < self.pacing.doubt
+                or count >= self.pacing.longest
+                or resting
+                or drafts.end == drafts.opening.prompt_tokens
+            )
+        )
+        if not due and resting and not uplink.flying and not uplink.decided:
+            uplink.again()
+            due = uplink.failure is None
+        if due:
+            uplink.ask_for(self.pacing.ahead)
+        return due
+
+    async def _wait(self) -> None:
+        """Wait for a step's end or news of the cloud."""
+        began, resting = time.perf_counter(), self._task is None
+        await self.uplink.changed.wait()
+        self.uplink.changed.clear()
+        if resting:
+            self.waits.seconds += time.perf_counter() - began
+            self.waits.round_trips += bool(self.uplink.decided)
+        if self._task is not None and self._task.done():
+            self._collect()
+
+    def _stand_in(self) -> Decided | None:
+        """The edge's own candidate where the cloud is lost; None while it is not, or until there is
+        one.
+
+        Raises:
+            TandemError: the request wants the full model's text or none.
+        """
+        failure = self.uplink.failure
+        if failure is None or self.uplink.decided:
+            return None
+        if not self.degrade:
+            raise failure
+        ranking = self.drafts.root.ranking
+        if ranking is None or self._task is not None:
+            return None
+        decided = self.drafts.stand_in(ranking.tokens[0])
+        if self.uplink.link.usable:
+            self.uplink.failure, self.uplink.owed = None, True
+        return decided
