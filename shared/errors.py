@@ -152,3 +152,7 @@ class BadModel(TandemError):
     """A checkpoint or bundle that is broken, incomplete or of an unsupported kind."""
 
     code = "bad_model"
+
+
+class Abandoned(Exception):
+    """A computation nobody wants any more was ended early. No error: whoever gave it up knows."""

@@ -49,7 +49,8 @@ class Drafting:
     """New rows `ids` of one session, whose KV first shrinks (`KVCache.keep(base, keep)`).
 
     From slot `line` on every slot, the new ones included, has its parent in `parents`, counted from
-    `line`; -1 is the line before it.
+    `line`; -1 is the line before it. Where nobody waits for it any more, `wanted` is set to false
+    from any thread: the step then ends early, and the KV stays as it was.
     """
 
     cache: KVCache
@@ -60,6 +61,7 @@ class Drafting:
     parents: Sequence[int]
     asks: Sequence[Ask | None]
     ranker: Ranker
+    wanted: bool = True
     shrunk: bool = False
     done: int = 0
     charge: int = 1
@@ -80,6 +82,7 @@ def step(
 
     Raises:
         OutOfMemory: the rows do not fit the KV budget; nothing was run.
+        Abandoned: no work was wanted any more.
     """
     segments = [_segment(model, split, work, rows) for work, rows in batch]
     tops = model.forward(segments)
@@ -116,6 +119,7 @@ def _segment(model: SpanModel, split: int, work: Drafting, rows: int) -> Segment
         states=None,
         tree=None if is_line(work.parents) else _tree(work, first, rows),
         tap=tap,
+        wanted=lambda: work.wanted,
     )
 
 

@@ -197,6 +197,11 @@ class Drafts(Chain):
                 node.parent.children.pop(node.token, None)
                 self.drafted -= 1
 
+    def matters(self, step: Step) -> bool:
+        """Whether any row of a step is decided, or may still be."""
+        alive = {id(node) for node, _ in self.live}
+        return any(node.decided or id(node) in alive for node in step.nodes)
+
     def unsent(self) -> list[Node]:
         """Live drafts that were run and not sent, parents first."""
         return [node for node, _ in self.live if node.ran and not node.sent and not node.decided]

@@ -14,7 +14,7 @@ from torch import Tensor
 from services.edge import drafting
 from services.edge.drafting import Drafted, Drafting
 from shared.decoding.sampling import Choice, PrefixState, SamplingParameters, sample
-from shared.errors import ComputeError, OutOfMemory
+from shared.errors import Abandoned, ComputeError, OutOfMemory
 from shared.model import KVCache, Segment, SpanModel
 from shared.runtime.work import Failed
 
@@ -119,6 +119,8 @@ class EdgeEngine:
             if len(batch) == 1:
                 return {id(batch[0][0]): Failed(error)}
             return {key: one for each in batch for key, one in self._draft([each]).items()}
+        except Abandoned as end:
+            return {id(work): Failed(end) for work, _ in batch}
         return {id(work): one for (work, _), one in zip(batch, found, strict=True)}
 
     def _propose(self, batch: Sequence[tuple[Proposing, int]]) -> dict[int, Proposal | Failed]:

@@ -75,7 +75,14 @@ def create_app(
         ),
         metrics=metrics,
         load=Load(settings.max_requests),
-        pacing=Pacing(),
+        pacing=Pacing(
+            width=settings.draft_width,
+            floor=settings.draft_floor,
+            doubt=settings.draft_doubt,
+            longest=settings.draft_longest,
+            most=settings.draft_most,
+            ahead=settings.draft_ahead,
+        ),
         chances={"greedy": _chances(model, "greedy"), "sampled": _chances(model, "sampled")},
     )
     link = cloud.side.link if cloud else None

@@ -37,6 +37,19 @@ class Settings(BaseSettings):
     mode: Mode = "collaborative"
     # Codec of hidden states for requests that name none.
     codec: Codec = "fp16"
+    # Drafts an edge step may run side by side (mode `verified`): 1 drafts a chain, more a tree.
+    draft_width: int = Field(default=1, ge=1, le=64)
+    # Least chance to be right a draft must have to be run.
+    draft_floor: float = Field(default=0.05, ge=0, le=1)
+    # A pass of the cloud is asked for when the chance that all drafts since the last one are right
+    # falls below this,
+    draft_doubt: float = Field(default=0.5, ge=0, le=1)
+    # or after so many drafts.
+    draft_longest: int = Field(default=8, ge=1)
+    # Undecided drafts of a request at a time.
+    draft_most: int = Field(default=64, ge=1, le=256)
+    # Tokens the cloud may go on for by itself after a pass, while the edge catches up.
+    draft_ahead: int = Field(default=0, ge=0, le=64)
     # Rows (token positions) one step may run: the chunk size of a long prompt.
     max_step_rows: int = Field(default=256, ge=1)
     # Requests served at once, beyond which new ones get 503.

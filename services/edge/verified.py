@@ -17,6 +17,7 @@ from services.edge.drafts import Decided, Drafts, Step
 from services.edge.engine import EdgeResult, EdgeState, EdgeWork
 from services.edge.policy import Pacing
 from shared import quantization
+from shared.errors import Abandoned
 from shared.runtime.model_thread import ModelThread
 from shared.runtime.work import Completed
 
@@ -50,6 +51,7 @@ class Verified:
     edge_seconds: float = 0.0
     _task: "asyncio.Task[Completed[EdgeResult]] | None" = None
     _step: Step | None = None
+    _work: Drafting | None = None
 
     async def tokens(self) -> AsyncGenerator[tuple[Decided, bool]]:
         """Yield decided tokens, and whether each was the edge's own word for want of the cloud; the
@@ -86,10 +88,11 @@ class Verified:
         if step is None:
             return
         self._step = step
-        self._task = asyncio.create_task(self.thread.run(self._work(step)))
+        self._work = self._work_of(step)
+        self._task = asyncio.create_task(self.thread.run(self._work))
         self._task.add_done_callback(lambda _: self.uplink.changed.set())
 
-    def _work(self, step: Step) -> Drafting:
+    def _work_of(self, step: Step) -> Drafting:
         last = self.drafts.opening.max_positions - 1
         root = self.drafts.root
         asks = [
@@ -115,8 +118,12 @@ class Verified:
         """Take in a finished step; what it ran starts on its way up."""
         assert self._task is not None
         assert self._step is not None
-        completed = self._task.result()
-        self._task, step, self._step = None, self._step, None
+        task, self._task, step, self._step = self._task, None, self._step, None
+        try:
+            completed = task.result()
+        except Abandoned:
+            self.drafts.dropped(step)
+            return
         drafted = completed.value
         assert isinstance(drafted, Drafted)
         self.edge_seconds += completed.compute_seconds
@@ -157,6 +164,9 @@ class Verified:
             self.waits.round_trips += bool(self.uplink.decided)
         if self._task is not None and self._task.done():
             self._collect()
+        elif self._step is not None and self._work is not None:
+            # What no longer stands on the text is not worth the rest of its layers.
+            self._work.wanted = self.drafts.matters(self._step)
 
     def _stand_in(self) -> Decided | None:
         """The edge's own candidate where the cloud is lost; None while it is not, or until there is

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from shared.errors import Abandoned
 from shared.model.cache import KVCache, Ledger, reserve
 from shared.model.exits import ExitInfo
 from shared.model.families import Source
@@ -16,7 +17,16 @@ from shared.model.manifest import Manifest
 from shared.model.masks import Sight
 from shared.model.network import Network, Parts
 from shared.model.quantized import is_quantized
-from shared.model.ragged import Segment, Stretch, Tap, check, rows_of, sights_of, stretches
+from shared.model.ragged import (
+    Segment,
+    Stretch,
+    Tap,
+    check,
+    rows_of,
+    sights_of,
+    stretches,
+    unwanted,
+)
 from shared.model.span import LayerSpan, ModelShape
 
 
@@ -89,6 +99,7 @@ class SpanModel:
             ValueError: a segment does not fit its cache or this span, two share a cache, or a tap
                 returned states of another shape.
             OutOfMemory: the rows do not fit the KV budget. Nothing was computed or written.
+            Abandoned: no segment was wanted any more; every cache holds the rows it held before.
         """
         self._check(segments)
         with self._ungraded():
@@ -182,6 +193,8 @@ class SpanModel:
             for kind in {self._layer_types[n] for n in layers}
         }
         for n in layers:
+            if unwanted(active):
+                raise Abandoned
             hidden = self._layers[n - self.span.start](
                 hidden,
                 attention_mask=None,

@@ -35,7 +35,8 @@ class Segment:
     (start > 0), and leave before layer `stop`. The first stands at `position`, which is the cache's
     length at every layer of [start, stop). With a `tree` that is its slot in the cache, and the
     tree says where in the sequence the rows stand and what they see. A `tap` is at a layer with
-    start < layer < stop.
+    start < layer < stop. `wanted` is asked between layers, from the forward's thread: once it says
+    no for all segments, the forward ends.
     """
 
     cache: KVCache
@@ -46,6 +47,7 @@ class Segment:
     states: Tensor | None
     tree: Tree | None = None
     tap: Tap | None = None
+    wanted: Callable[[], bool] | None = None
 
     @property
     def inputs(self) -> Tensor:
@@ -100,6 +102,11 @@ def stretches(segments: Sequence[Segment]) -> Iterator[Stretch]:
         active = [n for n, s in enumerate(segments) if s.start <= first and last <= s.stop]
         if active:
             yield Stretch(first, last, tuple(active))
+
+
+def unwanted(segments: Sequence[Segment]) -> bool:
+    """Whether nobody waits for any of the segments any more."""
+    return all(segment.wanted is not None and not segment.wanted() for segment in segments)
 
 
 def sights_of(segments: Sequence[Segment]) -> list[Sight]:
