@@ -6,6 +6,7 @@ Deployments take turns at every prompt, so that what disturbs the machine distur
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import httpx
@@ -22,6 +23,10 @@ from benchmarks.stack import Stack
 
 REQUEST_SECONDS = 600.0
 WARM_UP_TOKENS = 4
+# Tokens nearer to each other are one burst: no reader tells them apart.
+PAUSE_SECONDS = 0.001
+
+_OF_DRAFTS = ("cloud_passes", "drafted_tokens", "accepted_tokens", "round_trips", "near_ties")
 
 # Per deployment and repeat, the answers to all prompts.
 Answers = dict[str, list[list[Answer]]]
@@ -102,7 +107,8 @@ class Bench:
         near = self._nearness(runs[0], answers[CLOUD_ONLY][0])
         split, edge_depth = self.workload.cuts[deployment.cut]
         threshold, codec = (deployment.parameters.get(key) for key in ("threshold", "codec"))
-        carries = deployment.mode in ("split", "collaborative")
+        carries = deployment.mode in ("split", "collaborative", "verified")
+        carries = carries and deployment.parameters.get("verify") != "ids"
         return Row(
             deployment=deployment.name,
             setup=cell.setup,
@@ -146,7 +152,6 @@ def figures(runs: Sequence[Sequence[Answer]]) -> dict[str, Any]:
     requests.
     """
     requests = [answer for run in runs for answer in run]
-    gaps = numpy.array([gap for each in requests for gap in each.gaps_s])
     sources = [source for answer in runs[0] for source in answer.sources]
     totals = _sums(runs, lambda each: each.total_s)
     return {
@@ -160,14 +165,29 @@ def figures(runs: Sequence[Sequence[Answer]]) -> dict[str, Any]:
         "cloud_s": statistics.median(_sums(runs, lambda each: each.cloud_s)),
         "network_s": statistics.median(_sums(runs, lambda each: each.network_s)),
         "ttft_s": statistics.median(each.ttft_s for each in requests),
-        "itl_p50_s": float(numpy.percentile(gaps, 50)),
-        "itl_p95_s": float(numpy.percentile(gaps, 95)),
+        **between_tokens([gap for each in requests for gap in each.gaps_s]),
         "cloud_requests": round(statistics.median(_sums(runs, lambda each: each.cloud_requests))),
         "bytes_up": round(statistics.median(_sums(runs, lambda each: each.bytes_up))),
         "bytes_down": round(statistics.median(_sums(runs, lambda each: each.bytes_down))),
         "wire_up": round(statistics.median(_sums(runs, lambda each: each.wire_up))),
         "wire_down": round(statistics.median(_sums(runs, lambda each: each.wire_down))),
         "offloaded": sources.count("cloud") / len(sources),
+        "waiting_s": statistics.median(_sums(runs, lambda each: each.waiting_s)),
+        **{key: round(statistics.median(_sums(runs, attrgetter(key)))) for key in _OF_DRAFTS},
+    }
+
+
+def between_tokens(gaps_s: Sequence[float]) -> dict[str, float | None]:
+    """What a reader sees between tokens: all gaps, and the pauses among them; what comes in a burst
+    comes at once.
+    """
+    gaps = numpy.array(gaps_s)
+    pauses = gaps[gaps > PAUSE_SECONDS]
+    return {
+        "itl_p50_s": float(numpy.percentile(gaps, 50)),
+        "itl_p95_s": float(numpy.percentile(gaps, 95)),
+        "pause_p50_s": float(numpy.percentile(pauses, 50)) if len(pauses) else None,
+        "pause_p95_s": float(numpy.percentile(pauses, 95)) if len(pauses) else None,
     }
 
 

@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy
-
+from benchmarks.measure import between_tokens
 from benchmarks.prompts import Prompt
 from benchmarks.quality import FullModel, Judged, nearness
 from benchmarks.rows import Row
@@ -82,7 +81,7 @@ def _run(
 def _figures(peer: Mapping[str, Any]) -> dict[str, Any]:
     runs = [run["requests"] for run in peer["repeats"]]
     totals = [sum(request["total_s"] for request in run) for run in runs]
-    gaps = numpy.array([gap for run in runs for request in run for gap in request["gaps_s"]])
+    gaps = [gap for run in runs for request in run for gap in request["gaps_s"]]
     total = statistics.median(totals)
     on_the_edge = peer["peer"] == ON_THE_EDGE
     return {
@@ -98,8 +97,7 @@ def _figures(peer: Mapping[str, Any]) -> dict[str, Any]:
         "cloud_s": 0.0 if on_the_edge else total,
         "network_s": 0.0,
         "ttft_s": statistics.median(request["ttft_s"] for run in runs for request in run),
-        "itl_p50_s": float(numpy.percentile(gaps, 50)),
-        "itl_p95_s": float(numpy.percentile(gaps, 95)),
+        **between_tokens(gaps),
         "offloaded": 0.0 if on_the_edge else 1.0,
         "peer": True,
         **dict.fromkeys(_ABSENT),

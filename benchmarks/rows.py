@@ -5,7 +5,7 @@ benchmarks/README.md says what each key means. It neither measures nor draws.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 from cli.errors import CommandError
@@ -19,7 +19,7 @@ CellKey = tuple[str, float, float | None, float | None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One deployment on one network. Seconds, counts and bytes are those of a run over all prompts,
-    medians over the repeats.
+    medians over the repeats. What has a default is not in the rows of older runs.
     """
 
     deployment: str
@@ -56,6 +56,14 @@ class Row:
     threshold: float | None
     codec: str | None
     peer: bool
+    pause_p50_s: float | None = None
+    pause_p95_s: float | None = None
+    cloud_passes: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    round_trips: int = 0
+    waiting_s: float = 0.0
+    near_ties: int = 0
 
     @property
     def cell(self) -> CellKey:
@@ -80,10 +88,10 @@ class Row:
         Raises:
             CommandError: keys are missing or unknown; they are named.
         """
-        known = {field.name for field in fields(cls)}
-        if missing := sorted(known - set(told)):
+        known = {field.name: field.default is MISSING for field in fields(cls)}
+        if missing := sorted({name for name, needed in known.items() if needed} - set(told)):
             raise CommandError(f"a row lacks {', '.join(missing)}")
-        if unknown := sorted(set(told) - known):
+        if unknown := sorted(set(told) - set(known)):
             raise CommandError(f"a row has unknown keys: {', '.join(unknown)}")
         return cls(**told)  # type: ignore[arg-type]
 

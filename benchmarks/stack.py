@@ -10,9 +10,9 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import httpx
 
 from benchmarks.network.calibrate import Measured, measure, round_trip
 from benchmarks.network.path import Shape
+from benchmarks.paced.device import Device
 from cli.errors import CommandError
 from cli.processes import HOST, Service, free_ports, stop, wait_ready
 
@@ -42,10 +43,10 @@ class Cores:
 
 @dataclass(slots=True)
 class Network:
-    """The proxy as a process, over its control socket."""
+    """The proxy as a process, over its control socket; it has a port for each of its targets."""
 
     control: socket.socket
-    proxy_port: int
+    proxy_ports: Sequence[int]
     echo_port: int
     rtt_seconds: float = 0.0
     _own_seconds: float = 0.0
@@ -94,65 +95,143 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
-    """A running set-up: `edges` maps the name of an edge to its URL."""
-
-    network: Network
-    cloud_url: str
-    edges: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
 class EdgeKind:
-    """An edge to start: its bundle, and whether it sends the whole prefix every time."""
+    """An edge to start: its bundle, settings (without TANDEM_EDGE_, in lower case), whether it
+    sends the whole prefix every time, and whether it runs in the cloud, on the cloud's device: then
+    the network lies between it and its user.
+    """
 
     name: str
     bundle: Path
     resend: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+    in_cloud: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A running set-up: `edges` maps the name of an edge to its URL, as its user reaches it.
+
+    Args:
+        in_cloud: names of the edges that run in the cloud.
+        device: what the cloud and these compute on; None where steps are not paced.
+    """
+
+    network: Network
+    cloud_url: str
+    edges: Mapping[str, str]
+    in_cloud: frozenset[str] = frozenset()
+    device: Device | None = None
 
 
 @contextmanager
 def stack(
-    cloud_bundle: Path, edges: list[EdgeKind], *, cores: Cores, paced: bool, logs: Path
+    cloud_bundle: Path,
+    edges: Sequence[EdgeKind],
+    *,
+    cores: Cores,
+    paced: bool,
+    logs: Path,
+    notes: bool = False,
 ) -> Iterator[Stack]:
     """Start everything; all is stopped at the end of the block, whatever happens.
+
+    Args:
+        logs: folder of each process's log, and of its notes (`NAME.jsonl`, the proxy's
+            `network.jsonl`) where there are to be any.
 
     Raises:
         CommandError: something did not come up; the end of its log is shown.
     """
+    start = _Starting(cores, logs, paced=paced, notes=notes)
     cloud_port, *edge_ports = free_ports(1 + len(edges))
-    running: list[Service] = []
-    extra = ["--paced"] if paced else []
+    far = {kind.name: port for kind, port in zip(edges, edge_ports, strict=True) if kind.in_cloud}
     with ExitStack() as leaving:
-        leaving.callback(stop, running)
-        environment = _environment("CLOUD", cloud_bundle, cloud_port)
-        running.append(_start("cloud", ["cloud", *extra], environment, cores.cloud, logs))
-        network = leaving.enter_context(_network(cloud_port, cores.edge))
-        for kind, port in zip(edges, edge_ports, strict=True):
-            environment = _environment("EDGE", kind.bundle, port)
-            environment["TANDEM_EDGE_CLOUD_URL"] = f"http://{HOST}:{network.proxy_port}"
-            arguments = ["edge", *extra, *(["--resend"] if kind.resend else [])]
-            running.append(_start(kind.name, arguments, environment, cores.edge, logs))
-        cloud_url = f"http://{HOST}:{cloud_port}"
-        wait_ready(running[0], cloud_url, seconds=READY_SECONDS)
-        urls = {}
-        for kind, service, port in zip(edges, running[1:], edge_ports, strict=True):
-            urls[kind.name] = f"http://{HOST}:{port}"
-            wait_ready(service, urls[kind.name], seconds=READY_SECONDS, cloud="reachable")
+        leaving.callback(stop, start.running)
+        cloud = start.cloud(cloud_bundle, cloud_port)
+        network = leaving.enter_context(start.network([cloud_port, *far.values()]))
+        cloud_url, proxied = _url(cloud_port), _url(network.proxy_ports[0])
+        services = [
+            start.edge(kind, port, cloud_url if kind.in_cloud else proxied)
+            for kind, port in zip(edges, edge_ports, strict=True)
+        ]
+        wait_ready(cloud, cloud_url, seconds=READY_SECONDS)
+        urls = {kind.name: _url(port) for kind, port in zip(edges, edge_ports, strict=True)}
+        for name, service in zip(urls, services, strict=True):
+            wait_ready(service, urls[name], seconds=READY_SECONDS, cloud="reachable")
+        urls |= {n: _url(port) for n, port in zip(far, network.proxy_ports[1:], strict=True)}
         network.calibrate()
-        yield Stack(network, cloud_url, urls)
+        device = Device(start.device) if paced else None
+        yield Stack(network, cloud_url, urls, frozenset(far), device)
 
 
-def _start(
-    name: str, arguments: list[str], environment: Mapping[str, str], core: int, logs: Path
-) -> Service:
-    command = [sys.executable, "-m", "benchmarks.service", *arguments, "--core", str(core)]
-    log = logs / f"{name}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env={**_clean(), **environment}, stdout=output, stderr=subprocess.STDOUT
-        )
-    return Service(name, process, log)
+def _url(port: int) -> str:
+    return f"http://{HOST}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Starting:
+    """Starts processes; `running` are the services so far."""
+
+    cores: Cores
+    logs: Path
+    paced: bool
+    notes: bool
+    running: list[Service] = field(default_factory=list)
+
+    @property
+    def device(self) -> Path:
+        """The cloud's device."""
+        return self.logs / "device"
+
+    def cloud(self, bundle: Path, port: int) -> Service:
+        environment = _environment("CLOUD", bundle, port)
+        return self._service("cloud", ["cloud"], environment, in_cloud=True)
+
+    def edge(self, kind: EdgeKind, port: int, cloud_url: str) -> Service:
+        environment = _environment("EDGE", kind.bundle, port)
+        environment["TANDEM_EDGE_CLOUD_URL"] = cloud_url
+        for key, value in kind.settings.items():
+            environment[f"TANDEM_EDGE_{key.upper()}"] = value
+        arguments = ["edge", *(["--resend"] if kind.resend else [])]
+        return self._service(kind.name, arguments, environment, in_cloud=kind.in_cloud)
+
+    def _service(
+        self, name: str, arguments: list[str], environment: Mapping[str, str], *, in_cloud: bool
+    ) -> Service:
+        core = self.cores.cloud if in_cloud else self.cores.edge
+        command = [sys.executable, "-m", "benchmarks.service", *arguments, "--core", str(core)]
+        command += [*(["--paced"] if self.paced else []), *self._noting(name)]
+        command += ["--device", str(self.device)] if in_cloud else []
+        log = self.logs / f"{name}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, env={**_clean(), **environment}, stdout=output, stderr=subprocess.STDOUT
+            )
+        service = Service(name, process, log)
+        self.running.append(service)
+        return service
+
+    def _noting(self, name: str) -> list[str]:
+        return ["--notes", str(self.logs / f"{name}.jsonl")] if self.notes else []
+
+    @contextmanager
+    def network(self, ports: Sequence[int]) -> Iterator[Network]:
+        """The proxy to each of `ports`."""
+        command = [sys.executable, "-m", "benchmarks.network", *(f"{HOST}:{p}" for p in ports)]
+        command += ["--core", str(self.cores.edge), *self._noting("network")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        try:
+            with process.stdout as told:
+                found = json.loads(told.readline() or b"{}")
+            if not found:
+                raise CommandError("the emulated network did not start")
+            with socket.create_connection((HOST, found["control"])) as control:
+                yield Network(control, found["proxies"], found["echo"])
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def _environment(side: str, bundle: Path, port: int) -> dict[str, str]:
@@ -168,24 +247,6 @@ def _environment(side: str, bundle: Path, port: int) -> dict[str, str]:
 def _clean() -> dict[str, str]:
     """This environment without settings of the services: a benchmark runs with its own."""
     return {key: value for key, value in os.environ.items() if not key.startswith("TANDEM_")}
-
-
-@contextmanager
-def _network(cloud_port: int, core: int) -> Iterator[Network]:
-    command = [sys.executable, "-m", "benchmarks.network", f"{HOST}:{cloud_port}"]
-    command = [*command, "--core", str(core)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    try:
-        with process.stdout as told:
-            ports = json.loads(told.readline() or b"{}")
-        if not ports:
-            raise CommandError("the emulated network did not start")
-        with socket.create_connection((HOST, ports["control"])) as control:
-            yield Network(control, ports["proxy"], ports["echo"])
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def contexts_held(cloud_url: str) -> int:

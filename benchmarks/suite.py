@@ -101,6 +101,13 @@ def run(plan: Plan) -> Outcome:
     return outcome
 
 
+def cuts_of(model: Path) -> Mapping[str, tuple[int, int]]:
+    """(split, edge depth) of each cut of a checkpoint."""
+    quarter = exits_beside(model)
+    last = quarter[1]
+    return {"quarter": quarter, "late": (last - 1, last), "half": (last, last)}
+
+
 @dataclass(frozen=True, slots=True)
 class _House:
     """Bundles, cores and the full model: what every set-up of a run has in common."""
@@ -113,8 +120,7 @@ class _House:
 
     @classmethod
     def build(cls, plan: Plan, folder: Path) -> "_House":
-        quarter = exits_beside(plan.model)
-        cuts = {"quarter": quarter, "half": (quarter[1], quarter[1])}
+        cuts = cuts_of(plan.model)
         for cut, (split, edge_depth) in cuts.items():
             make_bundles(plan.model, folder / cut, split=split, edge_depth=edge_depth)
         cores = cores_here()
@@ -127,7 +133,10 @@ class _House:
     def bench(self, setup: Setup) -> Iterator[Bench]:
         """A running set-up to measure on."""
         kinds = {each.edge: each for each in DEPLOYMENTS.values()}
-        edges = [EdgeKind(n, self.folder / d.cut / "edge", d.resend) for n, d in kinds.items()]
+        edges = [
+            EdgeKind(n, self.folder / d.cut / "edge", d.resend, d.settings, d.in_cloud)
+            for n, d in kinds.items()
+        ]
         workload = Workload(self.plan.prompts, self.plan.new_tokens, self.cuts)
         logs = self.folder / setup
         logs.mkdir()

@@ -6,7 +6,7 @@ slow start and the headers of packets are not emulated (docs/results.md says wha
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
@@ -16,6 +16,28 @@ from benchmarks.network.path import Path, Shape, paths
 CHUNK = 16 * 1024
 # What may wait for bandwidth before the sender is held back, as by the buffer of a router.
 LONGEST_BACKLOG_SECONDS = 0.25
+OPENING = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """Bytes read at once from one connection.
+
+    Args:
+        way: `up`, towards the target, or `down`.
+        connection: which, counted from when the proxy began.
+        sent, left, arrived: on `time.perf_counter`'s clock, when they were put on the network, had
+            all left its bandwidth, and came out.
+        opening: how they begin.
+    """
+
+    way: str
+    connection: int
+    size: int
+    sent: float
+    left: float
+    arrived: float
+    opening: str
 
 
 @dataclass(slots=True)
@@ -28,16 +50,19 @@ class Proxy:
     Args:
         own_seconds: what a round trip through the unshaped proxy was measured to take, subtracted
             from the delay.
+        note: told whatever crosses.
     """
 
     host: str
     port: int
     shape: Shape = field(default_factory=Shape)
     own_seconds: float = 0.0
+    note: Callable[[Crossing], None] | None = None
     up: Path = field(init=False)
     down: Path = field(init=False)
     _server: asyncio.Server | None = None
     _open: "set[asyncio.Task[None]]" = field(default_factory=set)
+    _connections: int = 0
 
     def __post_init__(self) -> None:
         self.up, self.down = paths(self.shape, less_delay=self.own_seconds)
@@ -87,17 +112,24 @@ class Proxy:
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         handshake = self.shape.rtt_ms / 1e3
+        self._connections += 1
+        number = self._connections
         there_reader, there_writer = await asyncio.open_connection(self.host, self.port)
         try:
             await asyncio.sleep(handshake)
             await _both(
-                self._carry(reader, there_writer, "up"), self._carry(there_reader, writer, "down")
+                self._carry(reader, there_writer, "up", number),
+                self._carry(there_reader, writer, "down", number),
             )
         finally:
             await _close(there_writer)
 
     async def _carry(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: str
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        direction: str,
+        connection: int,
     ) -> None:
         """Carry one direction of one connection until its sender ends it."""
         loop = asyncio.get_running_loop()
@@ -106,7 +138,14 @@ class Proxy:
         try:
             while chunk := await reader.read(CHUNK):
                 path = self.up if direction == "up" else self.down
-                queue.put(chunk, path.send(len(chunk), loop.time()))
+                now = loop.time()
+                arrival = path.send(len(chunk), now)
+                queue.put(chunk, arrival)
+                if self.note is not None:
+                    left, opening = now + path.backlog(now), chunk[:OPENING].decode("latin1")
+                    size = len(chunk)
+                    crossing = Crossing(direction, connection, size, now, left, arrival, opening)
+                    self.note(crossing)
                 over = path.backlog(loop.time()) - LONGEST_BACKLOG_SECONDS
                 if over > 0:
                     await asyncio.sleep(over)

@@ -17,11 +17,14 @@ from torch.nn.functional import pad
 
 from benchmarks.paced.device import Device
 from benchmarks.paced.prices import Prices
+from shared.errors import Abandoned
 from shared.model import KVCache, LayerSpan, Manifest, Segment, SpanModel, Tap
 from shared.model.exits import ExitInfo
 from shared.model.network import Network
-from shared.model.ragged import stretches
+from shared.model.ragged import stretches, unwanted
 
+# About a layer of the paper's model.
+LAYER_SECONDS = 0.001
 LATE = "a step took longer than its price"
 
 _log = logging.getLogger(__name__)
@@ -85,6 +88,7 @@ class PacedModel:
         self.exits: Mapping[int, ExitInfo] = model.exits
         self.manifest: Manifest | None = model.manifest
         self._until = 0.0
+        self._caught_up = False
 
     @property
     def network(self) -> Network:
@@ -114,10 +118,16 @@ class PacedModel:
         begins = self._begins(segments)
         with self._turn(begins=begins) as began:
             states = self._model.forward([self._narrowed(segment) for segment in segments])
-            self._hold(began, self._price(segments, begins=begins))
+            wanted = self._hold(began, self._price(segments, begins=begins), segments)
+            ended = time.perf_counter()
         first, last = min(s.start for s in segments), max(s.stop for s in segments)
         tapped = any(s.tap is not None for s in segments)
-        self._tell(began, sum(s.rows for s in segments), (first, last), begins, tapped)
+        rows = sum(s.rows for s in segments)
+        self._tell(Ran(began, ended, rows, first, last, begins, tapped))
+        if not wanted:
+            for segment in segments:
+                segment.cache.truncate(segment.position)
+            raise Abandoned
         return [self._widened(each) for each in states]
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -132,7 +142,8 @@ class PacedModel:
         with self._turn(begins=False) as began:
             logits = head(hidden[:, : self._model.shape.hidden])
             self._hold(began, self._prices.head)
-        self._tell(began, len(hidden), (layer, layer), begins=False, tapped=False)
+            ended = time.perf_counter()
+        self._tell(Ran(began, ended, len(hidden), layer, layer, begins=False, tapped=False))
         return logits
 
     @contextmanager
@@ -144,11 +155,9 @@ class PacedModel:
         with self._device.turn(begins=begins) as waited:
             yield time.perf_counter() if begins or waited else self._until
 
-    def _tell(
-        self, began: float, rows: int, layers: tuple[int, int], begins: bool, tapped: bool
-    ) -> None:
+    def _tell(self, ran: Ran) -> None:
         if self._note is not None:
-            self._note(Ran(began, time.perf_counter(), rows, *layers, begins, tapped))
+            self._note(ran)
 
     def _narrowed(self, segment: Segment) -> Segment:
         """The segment as the model takes it."""
@@ -164,9 +173,14 @@ class PacedModel:
         return pad(states, (0, self.shape.hidden - states.shape[1]))
 
     def _begins(self, segments: Sequence[Segment]) -> bool:
-        """Whether these rows begin a step: on an edge, going on above the split does not."""
+        """Whether these rows begin a step: on an edge, going on above the split does not; in a
+        cloud, what follows after lower layers were caught up on does not.
+        """
         edge = self.manifest is not None and self.manifest.role == "edge"
-        return not edge or any(s.start == self.span.start for s in segments)
+        if edge:
+            return any(s.start == self.span.start for s in segments)
+        caught_up, self._caught_up = self._caught_up, all(s.stop < self.span.stop for s in segments)
+        return not caught_up
 
     def _price(self, segments: Sequence[Segment], *, begins: bool) -> float:
         """Milliseconds of one forward: the rows of all segments share each layer they run."""
@@ -176,14 +190,21 @@ class PacedModel:
             milliseconds += self._prices.forward(stretch.last - stretch.first, rows, begins=False)
         return milliseconds
 
-    def _hold(self, began: float, milliseconds: float) -> None:
+    def _hold(self, began: float, milliseconds: float, segments: Sequence[Segment] = ()) -> bool:
         """Return not before `milliseconds` after `began`: what the engine did since the call before
-        is part of the step, so a step's price holds as a whole.
+        is part of the step, so a step's price holds as a whole. False as soon as none of `segments`
+        is wanted any more, which is asked as often as the layers of the model this one stands for
+        would.
         """
         self._until = began + milliseconds / 1e3
         left = self._until - time.perf_counter()
-        if left > 0:
-            time.sleep(left)
-        else:
+        if left <= 0:
             # What a later call of the same step is priced at may still make up for it.
             _log.warning(LATE, extra={"milliseconds": round(-left * 1e3, 3)})
+        asks = any(segment.wanted is not None for segment in segments)
+        while (left := self._until - time.perf_counter()) > 0:
+            time.sleep(min(left, LAYER_SECONDS) if asks else left)
+            if asks and unwanted(segments):
+                self._until = time.perf_counter()
+                return False
+        return True

@@ -36,6 +36,10 @@ said whether they are for one response or for all.
 _OF_THE_PRICES = """\
 What steps cost by the list, and what the paper took: three of its times are met by construction.
 """
+_OF_THE_DRAFTS = """\
+What became of drafts. *Pauses* above are gaps between tokens over 1 ms: tokens nearer to each other
+come as one burst.
+"""
 
 
 def write(folder: Path) -> Path:
@@ -119,6 +123,9 @@ def _setup(rows: Sequence[Row], setup: str, pictures: Mapping[str, Path]) -> Ite
         yield f"### {_capital(grid.network(cell))}, every figure\n"
         yield tables.times(rows, cell)
         yield tables.traffic(rows, cell)
+        if drafts := tables.drafts(rows, cell):
+            yield _OF_THE_DRAFTS
+            yield drafts
 
 
 def _in_full(rows: Sequence[Row], setup: str) -> list[CellKey]:

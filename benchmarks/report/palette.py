@@ -31,9 +31,15 @@ _KNOWN: Mapping[str, Look] = {
     "CE-CoLLM 49.6%": Look("#882255", "p"),
     "CE-CoLLM 49.6%, half": Look("#CC79A7", "P", dashed=True),
     "collaborative": Look("#D55E00", "*", width=2.4),
+    "self-speculation": Look("#7A4B2A", "$s$", width=2.4),
 }
-_FURTHER_COLOURS = ("#661100", "#999933", "#AA4499", "#117733", "#56B4E9", "#B8860B", "#7F3FBF")
-_FURTHER_MARKERS = ("h", "d", "8", "H", "$+$", "$o$", "$x$", "$v$")
+_FURTHER_COLOURS = (
+    "#661100", "#999933", "#AA4499", "#117733", "#56B4E9", "#B8860B", "#7F3FBF", "#004488",
+    "#BBCC33", "#EE8866", "#DDAA33", "#FF99CC", "#225555",
+)  # fmt: skip
+_FURTHER_MARKERS = (
+    "h", "d", "8", "H", "$+$", "$o$", "$x$", "$v$", "$n$", "$u$", "$z$", "$=$", "$w$",
+)  # fmt: skip
 
 
 def looks(names: Sequence[str]) -> Mapping[str, Look]:

@@ -45,6 +45,37 @@ def times(rows: Sequence[Row], cell: CellKey) -> str:
     return _columns(_of(rows, cell), _time_columns(rows))
 
 
+def _pauses(rows: Sequence[Row]) -> Sequence[Column]:
+    """Of runs that told pauses apart."""
+    if all(row.pause_p95_s is None for row in rows):
+        return ()
+
+    def shown(seconds: float | None) -> str:
+        return NONE if seconds is None else f"{1e3 * seconds:.1f}"
+
+    return (
+        ("pauses, p50 ms", lambda r: shown(r.pause_p50_s)),
+        ("pauses, p95 ms", lambda r: shown(r.pause_p95_s)),
+    )
+
+
+def drafts(rows: Sequence[Row], cell: CellKey) -> str:
+    """What became of drafts on one network, a run in all but for passes; empty where nobody
+    drafted.
+    """
+    columns: Sequence[Column] = (
+        ("drafted", lambda r: f"{r.drafted_tokens:,}"),
+        ("of them in the text", lambda r: f"{r.accepted_tokens / r.drafted_tokens:.1%}"),
+        ("of the text", lambda r: f"{r.per_token('accepted_tokens'):.1%}"),
+        ("cloud passes/token", lambda r: f"{r.per_token('cloud_passes'):.3f}"),
+        ("waits for the cloud/token", lambda r: f"{r.per_token('round_trips'):.3f}"),
+        ("waiting s", lambda r: f"{r.waiting_s:.2f}"),
+        ("near ties", lambda r: f"{r.near_ties}"),
+    )
+    found = [row for row in _of(rows, cell) if row.drafted_tokens]
+    return _columns(found, columns) if found else ""
+
+
 def _time_columns(rows: Sequence[Row]) -> Sequence[Column]:
     base = baselines(rows)
 
@@ -61,6 +92,7 @@ def _time_columns(rows: Sequence[Row]) -> Sequence[Column]:
         ("first token ms", lambda r: f"{1e3 * r.ttft_s:.0f}"),
         ("between tokens, p50 ms", lambda r: f"{1e3 * r.itl_p50_s:.1f}"),
         ("p95 ms", lambda r: f"{1e3 * r.itl_p95_s:.1f}"),
+        *_pauses(rows),
     )
 
 

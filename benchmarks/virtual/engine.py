@@ -1,13 +1,14 @@
 """An engine's thread in virtual time: one step after the other, each as long as it is priced."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from benchmarks.paced.model import PacedModel
 from services.edge.drafting import Drafting
 from shared.errors import Abandoned
+from shared.model import Segment
 from shared.runtime.work import Completed, Engine, Failed, Work
 
 # How often a step asks whether it is still wanted: about a layer of the paper's model.
@@ -22,8 +23,10 @@ class PricedModel(PacedModel):
 
     spent = 0.0
 
-    def _hold(self, began: float, milliseconds: float) -> None:
+    def _hold(self, began: float, milliseconds: float, segments: Sequence[Segment] = ()) -> bool:
+        del began, segments
         self.spent += milliseconds
+        return True
 
 
 @dataclass(slots=True)

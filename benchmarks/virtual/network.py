@@ -48,9 +48,7 @@ class Network(httpx.AsyncBaseTransport):
     _down: Direction = field(init=False)
 
     def __post_init__(self) -> None:
-        self._up, self._down = (
-            Direction(self.rtt_ms / 2e3, self.mbit * 125_000) for _ in range(2)
-        )
+        self._up, self._down = (Direction(self.rtt_ms / 2e3, self.mbit * 125_000) for _ in range(2))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Carry a request there and its answer back."""

@@ -56,17 +56,17 @@ class Verifier:
         return None
 
     async def run_ahead(self, context: VerifiedContext, position: int) -> bool:
-        """Decide `position` by the whole model, unless a node for what is decided has come; true
-        if it was decided.
+        """Decide `position` without being asked again: by the whole model, or from the edge's state
+        where that has come. Not where the edge has announced a node for what is decided: then its
+        state is about to come, and drafts with it. True if it was decided.
         """
         async with context.turn:
-            if context.through != position or context.ended:
+            if context.through != position or context.ended or context.announced:
                 return False
-            if context.held == context.through and context.carries_states:
-                return False  # the edge has caught up: its drafts are about to come
-            if not self._has_trunk(context):
-                return False
-            return await self._alone(context)
+            if verification.can_verify(context):
+                await self._run(context, verification.plan(context, self.engine))
+                return True
+            return self._has_trunk(context) and await self._alone(context)
 
     async def _apply_in_time(self, context: VerifiedContext, blocks: Sequence[Block]) -> bool:
         """Apply blocks; where the edge knows of more decided tokens than are here, wait a while for
@@ -85,7 +85,8 @@ class Verifier:
         standing = Standing.STALE
         for block in blocks:
             coded = block.states
-            if coded is None and block.tokens and not self._has_trunk(context):
+            final = block.tokens and block.start < block.binding
+            if coded is None and final and not self._has_trunk(context):
                 raise Malformed("this cloud cannot make the states of these tokens", code="shape")
             self.store.make_room(context, len(coded.payload) + len(coded.scales) if coded else 0)
             standing = context.apply(block)

@@ -14,6 +14,7 @@ from services.edge.answer import Answer, Load
 from services.edge.chain import Chain
 from services.edge.chances import RANKS, Chances
 from services.edge.cloud_client import CloudClient
+from services.edge.controller import Controller
 from services.edge.draft_uplink import DraftUplink
 from services.edge.drafting import Ranker
 from services.edge.drafts import Drafts
@@ -21,7 +22,7 @@ from services.edge.engine import EdgeEngine, EdgeResult, EdgeState, EdgeWork
 from services.edge.generation import Generation
 from services.edge.link import Link
 from services.edge.metrics import EdgeMetrics
-from services.edge.policy import Mode, Pacing, Rules, default_on_cloud_loss
+from services.edge.policy import Mode, Rules, default_on_cloud_loss
 from services.edge.schemas import GenerateRequest, Parameters
 from services.edge.text import TextCodec
 from services.edge.uplink import Uplink
@@ -78,7 +79,7 @@ class Answering:
     defaults: Defaults
     metrics: EdgeMetrics
     load: Load
-    pacing: Pacing
+    controller: Controller
     chances: Mapping[Kind, Chances]
 
     @property
@@ -256,7 +257,7 @@ class Answering:
             state=state,
             thread=self.thread,
             ranker=Ranker(sampling, seed, RANKS),
-            pacing=self.pacing,
+            controller=self.controller,
             degrade=rules.on_cloud_loss == "degrade",
         )
 

@@ -53,12 +53,12 @@ class DraftUplink(Uplink):
         """Let what was run go up in the background."""
         self._news.set()
 
-    def ask_for(self, ahead: int) -> None:
+    def ask_for(self, ahead: int, *, announce: bool) -> None:
         """Ask for a pass over everything sent so far and now, and for `ahead` tokens that the cloud
-        may go on by itself.
+        may go on by itself: where it has not been announced a draft of what it decided.
         """
-        start = self.drafts.sent
-        blocks = cut(self.drafts, as_ids=self.as_ids, want=Want.NOW, count=1 + ahead)
+        start, drafts = self.drafts.sent, self.drafts
+        blocks = cut(drafts, as_ids=self.as_ids, want=Want.NOW, count=1 + ahead, announce=announce)
         self.owed = False
         self.flying += 1
         self.spent.requests += 1

@@ -206,6 +206,14 @@ class Drafts(Chain):
         """Live drafts that were run and not sent, parents first."""
         return [node for node, _ in self.live if node.ran and not node.sent and not node.decided]
 
+    def running(self) -> list[Node]:
+        """Live drafts under way."""
+        return [
+            node
+            for node, _ in self.live
+            if node.slot is not None and not node.ran and not node.decided
+        ]
+
     def unsend(self, start: int) -> None:
         """Send again everything from position `start` on."""
         super().unsend(start)

@@ -12,11 +12,13 @@ from shared import quantization
 from shared.protocol.messages import Block, HiddenBlock, Want
 
 
-def cut(drafts: Drafts, *, as_ids: bool, want: Want, count: int = 0) -> list[Block]:
+def cut(
+    drafts: Drafts, *, as_ids: bool, want: Want, count: int = 0, announce: bool = False
+) -> list[Block]:
     """Return blocks of everything not sent, and count it as sent; the last says what is wanted.
 
     With `as_ids` the decided prefix of a session that opens goes without states, which the cloud
-    then makes itself.
+    then makes itself. With `announce` it is told which drafts are being run.
     """
     branches = _branches(drafts.unsent())
     start = drafts.sent
@@ -30,6 +32,8 @@ def cut(drafts: Drafts, *, as_ids: bool, want: Want, count: int = 0) -> list[Blo
     for branch in branches:
         for node in branch:
             node.sent = True
+    if announce and drafts.travels:
+        blocks += [_drafted(drafts, [node]) for node in drafts.running()]
     drafts.sent = max(start, end)
     drafts.offered = True
     if want is Want.NOW:

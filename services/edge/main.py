@@ -18,6 +18,7 @@ from services.edge.answer import Load
 from services.edge.answering import Answering, CloudSide, Defaults, Identity
 from services.edge.chances import Chances, untuned_chances
 from services.edge.cloud_client import CloudClient
+from services.edge.controller import Controller, Measured
 from services.edge.engine import EdgeEngine, EdgeResult, EdgeWork
 from services.edge.link import Link
 from services.edge.metrics import EdgeMetrics
@@ -75,14 +76,7 @@ def create_app(
         ),
         metrics=metrics,
         load=Load(settings.max_requests),
-        pacing=Pacing(
-            width=settings.draft_width,
-            floor=settings.draft_floor,
-            doubt=settings.draft_doubt,
-            longest=settings.draft_longest,
-            most=settings.draft_most,
-            ahead=settings.draft_ahead,
-        ),
+        controller=_controller(settings, manifest),
         chances={"greedy": _chances(model, "greedy"), "sampled": _chances(model, "sampled")},
     )
     link = cloud.side.link if cloud else None
@@ -111,6 +105,24 @@ def main() -> None:
     """Serve until SIGTERM; process 1 of the edge image."""
     settings = environment.read(Settings)
     serving.run(settings, lambda model: create_app(settings, model))
+
+
+def _controller(settings: Settings, manifest: Manifest) -> Controller:
+    base = Pacing(
+        width=settings.draft_width,
+        floor=settings.draft_floor,
+        doubt=settings.draft_doubt,
+        longest=settings.draft_longest,
+        most=settings.draft_most,
+    )
+    return Controller(
+        base=base,
+        fixed=None if settings.draft_plan == "auto" else settings.draft_plan,
+        price=settings.cloud_price,
+        ahead=settings.draft_ahead,
+        upper=1 - (manifest.split or 0) / manifest.depth,
+        seen=Measured(),
+    )
 
 
 def _chances(model: SpanModel, kind: str) -> Chances:

@@ -71,15 +71,17 @@ class Pacing:
     A step runs up to `width` candidates whose chance to be decided is at least `floor`, while no
     more than `most` are undecided. A pass is asked for where the chance that everything since the
     last one is right falls below `doubt`, or after `longest` drafts. After a pass the cloud may go
-    on by itself for `ahead` tokens.
+    on by itself for `ahead` tokens: where it decided what the edge had not drafted, or, `racing`,
+    whatever the edge has drafted.
     """
 
-    width: int = 1
-    floor: float = 0.05
-    doubt: float = 0.5
-    longest: int = 8
+    width: int = 8
+    floor: float = 0.02
+    doubt: float = 0.7
+    longest: int = 4
     most: int = 64
     ahead: int = 0
+    racing: bool = False
 
 
 def default_on_cloud_loss(mode: Mode) -> OnCloudLoss:

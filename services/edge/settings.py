@@ -3,7 +3,7 @@ handed down.
 """
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -38,18 +38,24 @@ class Settings(BaseSettings):
     # Codec of hidden states for requests that name none.
     codec: Codec = "fp16"
     # Drafts an edge step may run side by side (mode `verified`): 1 drafts a chain, more a tree.
-    draft_width: int = Field(default=1, ge=1, le=64)
+    draft_width: int = Field(default=8, ge=1, le=64)
     # Least chance to be right a draft must have to be run.
-    draft_floor: float = Field(default=0.05, ge=0, le=1)
+    draft_floor: float = Field(default=0.02, ge=0, le=1)
     # A pass of the cloud is asked for when the chance that all drafts since the last one are right
     # falls below this,
-    draft_doubt: float = Field(default=0.5, ge=0, le=1)
+    draft_doubt: float = Field(default=0.7, ge=0, le=1)
     # or after so many drafts.
-    draft_longest: int = Field(default=8, ge=1)
+    draft_longest: int = Field(default=4, ge=1)
     # Undecided drafts of a request at a time.
     draft_most: int = Field(default=64, ge=1, le=256)
-    # Tokens the cloud may go on for by itself after a pass, while the edge catches up.
-    draft_ahead: int = Field(default=0, ge=0, le=64)
+    # How edge and cloud share a verified text: `draft` (the cloud only looks at drafts), `assist`
+    # (it goes on for `draft_ahead` tokens where no draft was right), `race` (it goes on all the
+    # time), `cloud` (the edge drafts nothing), or `auto`: by what is measured and `cloud_price`.
+    draft_plan: Literal["auto", "draft", "assist", "race", "cloud"] = "auto"
+    # Tokens the cloud goes on for in `assist`.
+    draft_ahead: int = Field(default=2, ge=1, le=64)
+    # What a second of the cloud is worth, in seconds of waiting; 0 looks at time alone.
+    cloud_price: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     # Rows (token positions) one step may run: the chunk size of a long prompt.
     max_step_rows: int = Field(default=256, ge=1)
     # Requests served at once, beyond which new ones get 503.

@@ -7,10 +7,12 @@ layer.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
+from services.edge.controller import Controller
 from services.edge.draft_uplink import DraftUplink
 from services.edge.drafting import Ask, Drafted, Drafting, Ranker
 from services.edge.drafts import Decided, Drafts, Step
@@ -20,6 +22,8 @@ from shared import quantization
 from shared.errors import Abandoned
 from shared.runtime.model_thread import ModelThread
 from shared.runtime.work import Completed
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -37,6 +41,7 @@ class Verified:
     """One verified text in the making: iterate `tokens`.
 
     Args:
+        controller: says how it goes on, each time a pass is asked for.
         degrade: the edge's own candidate stands in while the cloud is lost.
     """
 
@@ -45,11 +50,13 @@ class Verified:
     state: EdgeState
     thread: ModelThread[EdgeWork, EdgeResult]
     ranker: Ranker
-    pacing: Pacing
+    controller: Controller
     degrade: bool
+    pacing: Pacing = field(default_factory=Pacing)
     waits: Waits = field(default_factory=Waits)
     edge_seconds: float = 0.0
     _task: "asyncio.Task[Completed[EdgeResult]] | None" = None
+    _steps: int = 0
     _step: Step | None = None
     _work: Drafting | None = None
 
@@ -62,7 +69,7 @@ class Verified:
         """
         uplink = self.uplink
         if uplink.as_ids or not self.drafts.travels:
-            uplink.ask_for(self.pacing.ahead)
+            self._ask_now()
         try:
             while True:
                 self._begin()
@@ -71,18 +78,26 @@ class Verified:
                 if (token := self._stand_in()) is not None:
                     yield token, True
                     continue
-                while uplink.decided:
-                    yield uplink.decided.popleft(), False
+                if uplink.decided:
+                    # Whatever was put off for these tokens is looked at again before waiting.
+                    while uplink.decided:
+                        yield uplink.decided.popleft(), False
+                    continue
                 await self._wait()
         finally:
-            if self._task is not None:
-                self._task.cancel()
+            await self._leave()
+            self._remember()
+
+    @property
+    def _able(self) -> bool:
+        """Whether the cloud can go on by itself."""
+        return self.uplink.as_ids or not self.drafts.travels
 
     def _begin(self) -> None:
         """Start a step over what is most worth running, if none is under way."""
-        if self._task is not None:
-            return
         pacing = self.pacing
+        if self._task is not None or (not pacing.width and self._able):
+            return
         room = min(pacing.most, self.uplink.room) if self.uplink.room else pacing.most
         step = self.drafts.next_step(width=pacing.width, floor=pacing.floor, room=room)
         if step is None:
@@ -114,6 +129,28 @@ class Verified:
             ranker=self.ranker,
         )
 
+    async def _leave(self) -> None:
+        """Give up the step under way; its KV may be closed once it is out of the queue."""
+        if self._task is None or self._work is None:
+            return
+        self._work.wanted = False
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        if not self._task.cancelled() and (error := self._task.exception()) is not None:
+            _log.debug("the last step of a text failed", exc_info=error)
+
+    def _remember(self) -> None:
+        """Tell the controller what this text has cost."""
+        spent, drafts = self.uplink.spent, self.drafts
+        made = drafts.end - drafts.opening.prompt_tokens
+        if self._steps and spent.passes and made > 1 and not self.pacing.racing:
+            self.controller.seen.take(
+                edge=self.edge_seconds / self._steps,
+                verify=spent.compute_seconds / spent.passes,
+                missed=1 - drafts.accepted / made,
+                passes=spent.passes / made,
+            )
+
     def _collect(self) -> None:
         """Take in a finished step; what it ran starts on its way up."""
         assert self._task is not None
@@ -127,6 +164,7 @@ class Verified:
         drafted = completed.value
         assert isinstance(drafted, Drafted)
         self.edge_seconds += completed.compute_seconds
+        self._steps += 1
         codec = self.drafts.opening.codec
         coded = quantization.encode(drafted.states, codec) if self.drafts.travels else None
         self.drafts.ran(step, coded, drafted.rankings)
@@ -138,8 +176,10 @@ class Verified:
             return False
         chance, count = drafts.doubt()
         resting = self._task is None
+        racing = self.pacing.racing and uplink.flying > 0
         due = uplink.owed or (
             count > 0
+            and not racing
             and (
                 chance < self.pacing.doubt
                 or count >= self.pacing.longest
@@ -151,8 +191,15 @@ class Verified:
             uplink.again()
             due = uplink.failure is None
         if due:
-            uplink.ask_for(self.pacing.ahead)
+            self._ask_now()
         return due
+
+    def _ask_now(self) -> None:
+        link, drafts = self.uplink.link, self.drafts
+        round_trip = link.round_trip_seconds
+        pacing = self.pacing = self.controller.pacing(round_trip, able=self._able)
+        ahead = min(pacing.ahead, drafts.opening.max_positions - drafts.end)
+        self.uplink.ask_for(ahead, announce=ahead > 0 and not pacing.racing)
 
     async def _wait(self) -> None:
         """Wait for a step's end or news of the cloud."""

@@ -23,6 +23,7 @@ from shared.decoding.sampling import PrefixState, sample
 from shared.errors import CloudLost, TandemError
 from shared.protocol.messages import Block, HiddenBlock, Sampling
 from shared.quantization import CodedRows
+from tests.support.apps import PATIENCE
 from tests.support.faults import Fault
 from tests.support.toy_model import (
     EDGE_DEPTH,
@@ -76,7 +77,8 @@ pacings = st.builds(
     doubt=st.sampled_from([0.0, 0.5, 0.95]),
     longest=st.sampled_from([1, 3, 8]),
     most=st.sampled_from([1, 6, 40]),
-    ahead=st.sampled_from([0, 0, 1, 4]),
+    ahead=st.sampled_from([0, 0, 1, 4, 100]),
+    racing=st.booleans(),
 )
 
 
@@ -99,7 +101,8 @@ def cases(draw: st.DrawFn, modes: tuple[Mode, ...] = MODES) -> Case:
 
 def answer(case: Case, *, budget_bytes: int = 1 << 20) -> Outcome:
     async def served() -> Outcome:
-        async with toy_cloud(budget_bytes=budget_bytes) as cloud:
+        # A case takes milliseconds: one that waits for what never comes has failed.
+        async with asyncio.timeout(PATIENCE), toy_cloud(budget_bytes=budget_bytes) as cloud:
             return await run_case(case, cloud)
 
     loop = asyncio.new_event_loop()  # a third cheaper than asyncio.run with its signal handlers

@@ -20,7 +20,11 @@ from services.edge.text import TextCodec
 from tests.support.reference import bundles
 
 TOKENS = 6
-NAMES = ("cloud-only", "naive split", "fair split", "standalone", "CE-CoLLM 49.6%, half")
+ALONE = DEPLOYMENTS["self-speculation"]
+NAMES = (
+    "cloud-only", "naive split", "fair split", "standalone", "self-speculation",
+    "CE-CoLLM 49.6%, half",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +35,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         EdgeKind("quarter", quarter.edge),
         EdgeKind("quarter-resend", quarter.edge, resend=True),
         EdgeKind("half", half.edge),
+        EdgeKind(ALONE.edge, half.edge, settings=ALONE.settings, in_cloud=True),
     ]
     prompts = read(SHIPPED, SHIPPED_MODEL, count=2, longest=64)
     workload = Workload(prompts, TOKENS, {"quarter": (3, 6), "half": (6, 6)})
@@ -60,7 +65,7 @@ def test_the_network_is_as_asked(measured: Measured) -> None:
 
 
 def test_modes_that_promise_the_full_models_text_keep_it(measured: Measured) -> None:
-    for name in ("cloud-only", "naive split", "fair split"):
+    for name in ("cloud-only", "naive split", "fair split", "self-speculation"):
         row = measured[0][name]
         assert (row.identical, row.agreement, row.rouge_l) == (1.0, 1.0, 1.0), name
         assert row.tokens == 2 * TOKENS
@@ -108,6 +113,26 @@ def test_a_partition_of_its_own_runs_beside_the_others(measured: Measured) -> No
     assert "exit:6" in sources
     assert sources <= {"exit:6", "cloud"}
     assert row.offloaded == pytest.approx(row.cloud_requests / row.tokens)
+
+
+def test_the_cloud_that_drafts_for_itself_is_one_device_a_round_trip_away(
+    measured: Measured,
+) -> None:
+    rows, answers = measured
+    row, prices = rows["self-speculation"], paper_prices()
+    # Every pass of the upper half, and as many steps of the lower, one after the other.
+    passed = row.cloud_passes * (prices.forward(16, 1) + prices.head) / 1e3
+    drafted = (row.drafted_tokens + row.prompts) * (prices.forward(16, 1) + prices.head) / 1e3
+    assert (row.edge_s, row.network_s) == (0.0, 0.0)
+    assert passed + drafted <= row.cloud_s <= row.total_s
+    # One request and its streamed answer cross the network, and no state does.
+    assert row.cloud_requests == row.prompts
+    assert row.bytes_up < 2000
+    assert row.wire_up < 2 * PAPER_HIDDEN * 2, "less than two states, looks of other edges included"
+    assert row.wire_down > row.bytes_down > 1000
+    assert row.round_trips > 0
+    for answer in answers["self-speculation"]:
+        assert answer.ttft_s > 0.04 + (prices.forward(32, 1) + prices.head) / 1e3
 
 
 def test_the_share_offloaded_follows_the_threshold(bench: Bench) -> None:

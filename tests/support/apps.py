@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import httpx
 from fastapi import FastAPI
@@ -19,7 +18,6 @@ from starlette.types import ASGIApp
 from services.cloud import main as cloud_main
 from services.cloud.settings import Settings as CloudSettings
 from services.edge import main as edge_main
-from services.edge.policy import Pacing
 from services.edge.settings import Settings as EdgeSettings
 from shared.model import SpanModel
 from tests.support.reference import bundles, loaded
@@ -51,19 +49,16 @@ def edge_app(
     cloud: ASGIApp | str,
     bundle: Path | None = None,
     model: SpanModel | None = None,
-    *,
-    pacing: Pacing | None = None,
     **settings: Any,
 ) -> FastAPI:
     """An edge whose cloud is an application or the URL of one ("": none)."""
     folder = bundle or bundles().edge
     url = cloud if isinstance(cloud, str) else "http://cloud"
-    with patch.object(edge_main, "Pacing", return_value=pacing or Pacing()):
-        return edge_main.create_app(
-            EdgeSettings(bundle=folder, threads=1, cloud_url=url, **settings),
-            model or loaded(folder),
-            cloud_transport=None if isinstance(cloud, str) else httpx.ASGITransport(cloud),
-        )
+    return edge_main.create_app(
+        EdgeSettings(bundle=folder, threads=1, cloud_url=url, **settings),
+        model or loaded(folder),
+        cloud_transport=None if isinstance(cloud, str) else httpx.ASGITransport(cloud),
+    )
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ from services.cloud.welcome import Welcome
 from services.edge.chain import Chain
 from services.edge.chances import RANKS, untuned_chances
 from services.edge.cloud_client import CloudClient
+from services.edge.controller import Controller, Measured
 from services.edge.draft_uplink import DraftUplink
 from services.edge.drafting import Ranker
 from services.edge.drafts import Drafts
@@ -179,6 +180,21 @@ async def run_case(case: Case, cloud: ToyCloud) -> Outcome:
     return outcome
 
 
+@dataclass(frozen=True)
+class _Fixed:
+    """A controller without a choice."""
+
+    chosen: Pacing
+
+    def pacing(self, _round_trip: float | None, *, able: bool) -> Pacing:
+        del able
+        return self.chosen
+
+    @property
+    def seen(self) -> Measured:
+        return Measured()
+
+
 def _verified(case: Case, opening: Opening, way: Way, state: EdgeState, thread: Any) -> Verified:
     drafts = Drafts(
         "session-1",
@@ -195,7 +211,7 @@ def _verified(case: Case, opening: Opening, way: Way, state: EdgeState, thread: 
         state=state,
         thread=thread,
         ranker=Ranker(case.parameters, case.sampling.seed, RANKS),
-        pacing=case.pacing,
+        controller=cast(Controller, _Fixed(case.pacing)),
         degrade=case.on_cloud_loss == "degrade",
     )
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from services.edge.policy import Pacing
 from tests.support import worded_model
 from tests.support.apps import (
     Answer,
@@ -30,13 +29,15 @@ from tests.support.wishes import Wish
 UPPER = 0.25
 TOGETHER = 8
 SAMPLED: Mapping[str, Any] = {"temperature": 0.8, "top_p": 0.95}
-# From one draft at a time, verified at once, to trees that run far ahead.
-PACINGS = (
-    Pacing(width=1, floor=0.0, doubt=1.0, longest=1, most=1),
-    Pacing(width=1, floor=0.0, doubt=0.0, longest=6, most=12),
-    Pacing(width=5, floor=0.0, doubt=0.1, longest=4, most=24),
-    Pacing(width=3, floor=0.02, doubt=0.5, longest=8, most=16, ahead=3),
-    Pacing(),
+# Settings of an edge, from one draft at a time, verified at once, to trees that run far ahead.
+PACINGS: Sequence[Mapping[str, Any]] = (
+    {"draft_width": 1, "draft_floor": 0, "draft_doubt": 1, "draft_longest": 1, "draft_most": 1},
+    {"draft_width": 1, "draft_floor": 0, "draft_doubt": 0, "draft_longest": 6, "draft_most": 12},
+    {"draft_width": 5, "draft_floor": 0, "draft_doubt": 0.1, "draft_plan": "draft"},
+    {"draft_width": 3, "draft_most": 16, "draft_ahead": 3, "draft_plan": "assist"},
+    {"draft_plan": "race"},
+    {"draft_plan": "cloud"},
+    {},
 )
 
 
@@ -85,7 +86,7 @@ async def answers(
         )
         edges = [
             await stack.enter_async_context(
-                edge_client(cloud, folders.edge, _exact(folders.edge), pacing=pacing)
+                edge_client(cloud, folders.edge, _exact(folders.edge), **pacing)
             )
             for pacing in PACINGS
         ]

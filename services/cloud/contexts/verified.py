@@ -17,7 +17,8 @@ from shared.protocol.messages import Block, HiddenBlock, Opening
 @dataclass(frozen=True, slots=True)
 class Node:
     """A token after the prefix `parent`, and its coded state: row `row` of `states` (none where the
-    cloud runs every layer). Below a block's `binding` it is the edge's final word.
+    cloud runs every layer, or the edge only announces it). Below a block's `binding` it is the
+    edge's final word.
     """
 
     digest: bytes
@@ -53,6 +54,12 @@ class VerifiedContext(Context):
     def held(self) -> int:
         """Positions decided whose layers can be run: those with a state, where states travel."""
         return self.states.end if self.carries_states else self.through
+
+    @property
+    def announced(self) -> bool:
+        """Whether the edge has said that it is running the last decided token as a draft."""
+        node = self.nodes.get(self.digests[-1])
+        return node is not None and node.states is None and not node.binding
 
     @property
     def allowed_nodes(self) -> int:

@@ -11,7 +11,7 @@ from benchmarks.cells import RELATIVE_STEPS, full, loopback, parse, quick, relat
 from benchmarks.client import Answer
 from benchmarks.deployments import DEPLOYMENTS, Deployment, register
 from benchmarks.matching import threshold_for
-from benchmarks.measure import figures
+from benchmarks.measure import between_tokens, figures
 from benchmarks.prompts import SHIPPED, read
 from benchmarks.quality import FullModel, Judged, nearness
 from benchmarks.rows import Row
@@ -49,6 +49,32 @@ def test_a_run_is_the_sum_over_its_prompts_and_a_row_the_median_over_runs() -> N
     assert (found["cloud_requests"], found["bytes_up"], found["wire_down"]) == (4, 2000, 600)
     assert found["offloaded"] == 0.5
     assert (found["itl_p50_s"], found["itl_p95_s"]) == (pytest.approx(0.2), pytest.approx(0.3))
+
+
+def test_what_comes_at_once_is_a_gap_and_no_pause() -> None:
+    found = between_tokens([0.0, 0.0001, 0.0, 0.2, 0.1])
+    assert found["itl_p50_s"] == pytest.approx(0.0001)
+    assert found["pause_p50_s"] == pytest.approx(0.15)
+    assert found["pause_p95_s"] == pytest.approx(0.195)
+    assert between_tokens([0.0, 0.0])["pause_p95_s"] is None
+
+
+def test_what_became_of_drafts_is_summed_over_prompts_too() -> None:
+    drafting = replace(
+        ANSWER, drafted_tokens=9, accepted_tokens=3, cloud_passes=2, round_trips=1, waiting_s=0.5,
+        near_ties=1,
+    )  # fmt: skip
+    found = figures([[drafting, drafting, ANSWER]])
+    assert (found["drafted_tokens"], found["accepted_tokens"], found["near_ties"]) == (18, 6, 2)
+    assert (found["cloud_passes"], found["round_trips"], found["waiting_s"]) == (4, 2, 1.0)
+
+
+def test_deployments_alike_in_all_but_parameters_share_an_edge() -> None:
+    one = Deployment("one", {"mode": "verified"}, settings={"draft_width": "4", "codec": "int8"})
+    other = replace(one, name="other", parameters={"mode": "split"})
+    assert one.edge == other.edge == "quarter-codec=int8-draft_width=4"
+    assert replace(one, settings={}).edge == "quarter"
+    assert replace(one, settings={}, in_cloud=True, cut="half").edge == "half-in-cloud"
 
 
 def test_a_threshold_is_found_by_the_share_it_offloads() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.network.calibrate import Far, measure
 from benchmarks.network.path import MEGABIT, Path, Shape, paths
-from benchmarks.network.proxy import Proxy
+from benchmarks.network.proxy import OPENING, Crossing, Proxy
 
 HOST = "127.0.0.1"
 
@@ -144,6 +144,30 @@ async def test_leaving_closes_connections_under_way() -> None:
             await reader.readexactly(1)
         assert await reader.read() == b""
         writer.close()
+
+
+async def test_what_crosses_is_noted_with_its_time_on_the_line_and_on_the_way() -> None:
+    noted: list[Crossing] = []
+    shape = Shape(rtt_ms=20.0, mbit_up=0.8)
+    began = time.perf_counter()
+    async with await _echo() as echo, Proxy(HOST, _port(echo), shape, note=noted.append) as proxy:
+        for text in (b"GET " + bytes(496), b"POST"):
+            reader, writer = await asyncio.open_connection(HOST, proxy.address)
+            writer.write(text)
+            await reader.readexactly(len(text))
+            writer.close()
+    ended = time.perf_counter()
+    assert [(c.way, c.connection, c.size, c.opening[:4]) for c in noted] == [
+        ("up", 1, 500, "GET "),
+        ("down", 1, 500, "GET "),
+        ("up", 2, 4, "POST"),
+        ("down", 2, 4, "POST"),
+    ]
+    assert began < noted[0].sent < noted[-1].arrived <= ended
+    up, down = noted[:2]
+    assert (up.left - up.sent, down.left - down.sent) == pytest.approx((0.005, 0.0), abs=1e-6)
+    assert [c.arrived - c.left for c in noted] == pytest.approx([0.01] * 4, abs=1e-6)
+    assert max(len(c.opening) for c in noted) == OPENING
 
 
 async def _far() -> asyncio.Server:

@@ -214,16 +214,49 @@ def test_whole_numbers_are_figures_too_and_no_rows_are_not() -> None:
 
 def test_a_row_has_the_keys_agreed_on_and_no_others(tmp_path: Path) -> None:
     names = [field.name for field in fields(Row)]
-    assert len(names) == len(set(names)) == 34
+    assert len(names) == len(set(names)) == 42
     told = row().to_json()
     assert list(told) == names
-    for name in names:
+    for name in names[:34]:
         with pytest.raises(CommandError, match=rf"lacks {name}$"):
             Row.from_json({key: value for key, value in told.items() if key != name})
     with pytest.raises(CommandError, match="speed, vigour"):
         Row.from_json({**told, "vigour": 1, "speed": 2})
     files.save(tmp_path / "rows.json", [row()])
     assert grid.read(tmp_path / "rows.json") == [row()]
+
+
+def test_older_rows_know_nothing_of_drafts_and_pauses() -> None:
+    older = dict(list(row(drafted_tokens=3, pause_p95_s=0.1).to_json().items())[:34])
+    found = Row.from_json(older)
+    assert (found.drafted_tokens, found.near_ties, found.waiting_s) == (0, 0, 0.0)
+    assert found.pause_p95_s is None
+    cell = found.cell
+    assert "pauses" not in tables.times([found], cell)
+    assert tables.drafts([found], cell) == ""
+
+
+def test_pauses_and_drafts_are_shown_where_there_are_some() -> None:
+    found = [
+        row(),
+        row(
+            deployment="verified",
+            pause_p50_s=0.04,
+            pause_p95_s=0.125,
+            drafted_tokens=80,
+            accepted_tokens=40,
+            cloud_passes=15,
+            round_trips=6,
+            waiting_s=0.25,
+            near_ties=1,
+        ),
+    ]
+    times, drafts = tables.times(found, PAPER_CELL), tables.drafts(found, PAPER_CELL)
+    assert _column(times, "verified", "pauses, p50 ms") == "40.0"
+    assert _column(times, "verified", "pauses, p95 ms") == "125.0"
+    assert _column(times, "cloud-only", "pauses, p95 ms") == tables.NONE
+    assert list(_lines(drafts)) == ["", "---", "verified"]
+    assert _lines(drafts)["verified"] == ["80", "50.0%", "66.7%", "0.250", "0.100", "0.25", "1"]
 
 
 def test_the_price_list_stands_beside_what_it_was_fitted_to() -> None:

@@ -196,8 +196,9 @@ def test_traces_are_read_from_their_file() -> None:
         traces_of({"a": [{"prompt_tokens": 3, "sources": "cloud"}]})
 
 
-def test_every_deployment_has_a_session() -> None:
-    assert {kind_of(each) for each in DEPLOYMENTS.values()} <= set(SESSIONS)
+def test_every_deployment_but_of_verified_has_a_session() -> None:
+    modelled = [each for each in DEPLOYMENTS.values() if each.mode != "verified"]
+    assert {kind_of(each) for each in modelled} <= set(SESSIONS)
 
 
 def test_a_larger_model_pays_more_for_layers_and_as_much_for_the_network() -> None:

@@ -1,0 +1,143 @@
+"""Which plan a verified text goes on by: a pure choice from what was measured.
+
+Closed forms, checked against runs in virtual time (decisions/0008). With the edge's step `e`, the
+cloud's pass over states `v`, its full step `f`, the round trip `r` and the share `m` of tokens no
+draft had, a token takes `e + m (r + v + e/2)` while the edge drafts: a miss costs a round trip, a
+pass and half a step. A cloud that goes on by itself after a miss gains a token every `f` of that
+time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from services.edge.policy import Pacing
+
+Plan = Literal["draft", "assist", "race", "cloud"]
+PLANS: Sequence[Plan] = ("draft", "assist", "race", "cloud")
+# Another plan must be better by this share before it is taken up.
+HYSTERESIS = 0.05
+WHOLE = 131_072
+_WEIGHT = 0.1
+
+
+@dataclass(slots=True)
+class Measured:
+    """What this edge has seen, in seconds and shares; moving averages over its requests.
+
+    Attributes:
+        edge: an edge step.
+        verify: a pass of the cloud over states.
+        missed: share of tokens no draft had.
+        passes: passes a token.
+        seen: requests taken in.
+    """
+
+    edge: float = 0.0
+    verify: float = 0.0
+    missed: float = 0.1
+    passes: float = 0.4
+    seen: int = 0
+
+    def take(self, *, edge: float, verify: float, missed: float, passes: float) -> None:
+        """Take in the averages of one request."""
+        weight = _WEIGHT if self.seen else 1.0
+        self.seen += 1
+        for name, value in (
+            ("edge", edge), ("verify", verify), ("missed", missed), ("passes", passes),
+        ):  # fmt: skip
+            before = getattr(self, name)
+            setattr(self, name, before + weight * (value - before))
+
+
+def cost(
+    plan: Plan, seen: Measured, *, full: float, round_trip: float, ahead: int
+) -> tuple[float, float]:
+    """Return (seconds, cloud seconds) a token under a plan; `full` is the cloud's step through all
+    layers.
+    """
+    if plan == "cloud":
+        return full, full
+    gap = round_trip + seen.verify + seen.edge / 2
+    alone = seen.edge + seen.missed * gap
+    if plan == "draft":
+        return alone, seen.passes * seen.verify
+    gained = gap / full if plan == "race" else min(float(ahead), gap / full)
+    seconds = alone / (1 + seen.missed * gained)
+    if plan == "race":
+        seconds = min(seconds, full)
+        return seconds, seconds
+    return seconds, seen.passes * seen.verify + seen.missed * gained * full
+
+
+def choose(
+    current: Plan,
+    seen: Measured,
+    *,
+    full: float,
+    round_trip: float,
+    price: float,
+    ahead: int,
+    able: bool,
+) -> Plan:
+    """Choose the plan with the least `seconds + price x cloud seconds` a token.
+
+    Args:
+        current: kept unless another is better by HYSTERESIS.
+        able: the cloud can go on by itself (it has every layer, in the edge's format).
+    """
+    if not seen.seen:
+        return "race" if able and price == 0 else "draft"
+
+    def worth(plan: Plan) -> float:
+        seconds, cloud = cost(plan, seen, full=full, round_trip=round_trip, ahead=ahead)
+        return seconds + price * cloud
+
+    best = min(PLANS if able else PLANS[:1], key=worth)
+    return best if worth(best) < worth(current) * (1 - HYSTERESIS) else current
+
+
+def paced(base: Pacing, plan: Plan, *, ahead: int) -> Pacing:
+    """The pacing of a plan."""
+    if plan == "draft":
+        return replace(base, ahead=0, racing=False)
+    if plan == "assist":
+        return replace(base, ahead=ahead, racing=False)
+    return replace(base, ahead=WHOLE, racing=True, width=base.width if plan == "race" else 0)
+
+
+@dataclass(slots=True)
+class Controller:
+    """Plans the texts of one edge.
+
+    Args:
+        base: how a tree is drafted, whatever the plan.
+        fixed: a plan the operator has chosen; None chooses.
+        price: what a second of the cloud is worth, in seconds of waiting.
+        ahead: tokens the cloud goes on for in `assist`.
+        upper: share of the model's layers a pass over states runs.
+    """
+
+    base: Pacing
+    fixed: Plan | None
+    price: float
+    ahead: int
+    upper: float
+    seen: Measured
+    plan: Plan = "draft"
+
+    def pacing(self, round_trip: float | None, *, able: bool) -> Pacing:
+        """How a text goes on now."""
+        if self.fixed is not None:
+            self.plan = self.fixed if able else "draft"
+        else:
+            self.plan = choose(
+                self.plan,
+                self.seen,
+                full=max(self.seen.verify / self.upper, 1e-9),
+                round_trip=round_trip or 0.0,
+                price=self.price,
+                ahead=self.ahead,
+                able=able,
+            )
+        return paced(self.base, self.plan, ahead=self.ahead)

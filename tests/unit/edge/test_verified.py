@@ -1,0 +1,148 @@
+"""A verified text in the making: when several things come at once, and when a caller leaves."""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from services.edge.drafting import Ranker
+from services.edge.drafts import Decided
+from services.edge.engine import EdgeEngine, EdgeState
+from services.edge.link import Link
+from services.edge.policy import Pacing
+from services.edge.uplink import Spent
+from services.edge.verified import Verified
+from shared.decoding.sampling import SamplingParameters
+from shared.errors import CloudLost
+from shared.model import LayerSpan
+from shared.runtime.model_thread import ModelThread
+from tests.support.toy_model import DEPTH, EDGE_DEPTH, SPLIT, ToyModel
+from tests.unit.edge.trees import new_drafts
+
+PATIENCE = 10
+
+
+@dataclass
+class Cache:
+    closed: bool = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class Neighbour:
+    """A work of another session, which fills the step before."""
+
+    rows: int = 1
+    charge: int = 1
+    cache: Cache = field(default_factory=Cache)
+
+
+@dataclass
+class Gate:
+    """An engine whose steps wait to be let through, and which notes rows of a closed cache."""
+
+    running: threading.Event = field(default_factory=threading.Event)
+    go: threading.Event = field(default_factory=threading.Event)
+    met_closed: bool = False
+
+    def step(self, batch: Sequence[tuple[Any, int]]) -> list[Any]:
+        self.running.set()
+        assert self.go.wait(PATIENCE)
+        self.met_closed |= any(work.cache.closed for work, _ in batch)
+        return ["done"] * len(batch)
+
+
+@dataclass
+class QuietUplink:
+    """A cloud that says what the test says."""
+
+    as_ids: bool = False
+    room: int = 0
+    failure: Exception | None = None
+    owed: bool = False
+    flying: int = 0
+    spent: Spent = field(default_factory=Spent)
+    decided: deque[Decided] = field(default_factory=deque)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def offer(self) -> None: ...
+
+
+@dataclass
+class LastNews(QuietUplink):
+    """A cloud whose answer decides a token while another delivery has failed for good."""
+
+    link: Link = field(default_factory=lambda: Link(0.0, 0.0))
+
+    def ask_for(self, *_: object, **__: object) -> None:
+        self.decided.append(Decided(5, drafted=False, chance=None))
+        self.failure = CloudLost("it answers no more", reason="refused")
+
+
+class Steady:
+    """A controller without a choice."""
+
+    def pacing(self, *_: object, **__: object) -> Pacing:
+        return Pacing()
+
+
+def verified(uplink: QuietUplink, cache: object, thread: ModelThread[Any, Any]) -> Verified:
+    return Verified(
+        drafts=new_drafts(),
+        uplink=cast(Any, uplink),
+        state=EdgeState(cast(Any, cache)),
+        thread=thread,
+        ranker=Ranker(SamplingParameters(), 0, 4),
+        controller=cast(Any, Steady()),
+        degrade=False,
+    )
+
+
+def errand_done(thread: ModelThread[Any, Any]) -> None:
+    ran = threading.Event()
+    thread.post(ran.set)
+    assert ran.wait(PATIENCE)
+
+
+async def test_no_step_meets_the_cache_of_a_text_that_was_left() -> None:
+    """The model refuses such a step, and with it everybody else in it."""
+    gate, uplink, cache = Gate(), QuietUplink(), Cache()
+    with ModelThread[Any, Any](gate, "gated", 8, 8) as thread:
+        neighbour = asyncio.create_task(thread.run(Neighbour()))
+        assert await asyncio.to_thread(gate.running.wait, PATIENCE)
+        text = verified(uplink, cache, thread).tokens()
+        first = asyncio.ensure_future(anext(text))
+        for _ in range(3):  # to the wait for news, its step in the queue
+            await asyncio.sleep(0)
+        assert thread.waiting == 2
+        uplink.decided.append(Decided(5, drafted=False, chance=None))
+        uplink.changed.set()
+        await first
+        await text.aclose()
+        thread.post(cache.close)  # as `Generation` does, now that nobody draws on the text
+        gate.go.set()
+        errand_done(thread)
+        errand_done(thread)
+        await neighbour
+    assert not gate.met_closed
+
+
+async def test_a_loss_that_comes_with_the_last_tokens_is_told_after_them() -> None:
+    """With the drafts exhausted and nothing in flight, nothing else would end the wait."""
+    model = ToyModel(LayerSpan(0, EDGE_DEPTH, DEPTH), {SPLIT: 0, EDGE_DEPTH: 0})
+    engine = EdgeEngine(cast(Any, model), SPLIT, max_rows=8)
+    with ModelThread[Any, Any](engine, "toy", 8, 8) as thread:
+        making = verified(LastNews(), engine.new_state().cache, thread)
+        making.pacing = Pacing(floor=2.0)  # no draft is worth running
+        text = making.tokens()
+        token, alone = await anext(text)
+        assert (token.token, alone) == (5, False)
+        with pytest.raises(CloudLost):
+            async with asyncio.timeout(1):
+                await anext(text)
