@@ -15,8 +15,8 @@ PATH_CLOSE = "/v1/close"
 
 HEADER_REQUEST_ID = "x-request-id"
 
-# Blocks one body may carry: the branches of a tree.
-MAX_BLOCKS = 256
+# Blocks one body may carry: the branches of a tree, each of one node at worst, and announcements.
+MAX_BLOCKS = 512
 
 # Bounds that hold before anything is allocated from what a peer claims.
 MAX_BLOCK_TOKENS = 131_072

@@ -101,6 +101,9 @@ def decode_blocks(body: bytes, *, limit: int) -> list[Block]:
     blocks: list[Block] = []
     view = memoryview(body)
     while view or not blocks:
+        if blocks and view[: len(MAGIC) + 1] != body[: len(MAGIC) + 1]:
+            # Damage: a peer speaks one version, and that of the first frame is ours.
+            raise Malformed("a later frame of the body begins unlike the first")
         length = frame_length(bytes(view[: _HEADER.size]), limit=limit)
         message = decode(bytes(view[:length]), limit=limit)
         if not isinstance(message, Block):

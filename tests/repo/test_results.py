@@ -15,6 +15,8 @@ from tests.repo.tree import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
 ROWS = load(RESULTS / "latest.json")
+# Measured after the last whole run, paced at one bandwidth.
+LATER = load(RESULTS / "verified" / "latest.json")
 ABOUT: dict[str, Any] = json.loads((RESULTS / "about.json").read_text())
 
 
@@ -33,6 +35,12 @@ def test_every_deployment_was_measured_on_every_network(setup: str) -> None:
     named = {row.deployment for row in ROWS if row.deployment in DEPLOYMENTS}
     wanted = {(name, cell.rtt_ms, cell.mbit) for name in named for cell in cells}
     assert wanted <= measured
+
+
+def test_every_deployment_was_measured_in_one_run_or_the_later() -> None:
+    paced = {(row.deployment, row.rtt_ms) for row in LATER if row.setup == "paced"}
+    for name in set(DEPLOYMENTS) - {row.deployment for row in ROWS}:
+        assert {(name, rtt) for rtt in (3.0, 50.0, 100.0)} <= paced
 
 
 def test_the_page_is_of_these_rows() -> None:

@@ -6,7 +6,7 @@ takes another way. Nothing here waits, computes or speaks HTTP.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.cloud.contexts.context import Context, Standing
 from shared.errors import Malformed
@@ -69,12 +69,8 @@ class VerifiedContext(Context):
     @property
     def nbytes(self) -> int:
         """As `Context.nbytes`, with the nodes and their states."""
-        width = 0
-        if self.nodes and self.carries_states:
-            node = next(iter(self.nodes.values()))
-            if node.states is not None:
-                coded = node.states
-                width = (len(coded.payload) + len(coded.scales)) // coded.shape[0]
+        coded = next((node.states for node in self.nodes.values() if node.states), None)
+        width = (len(coded.payload) + len(coded.scales)) // coded.shape[0] if coded else 0
         return super().nbytes + len(self.nodes) * (64 + width)
 
     def apply(self, block: Block) -> Standing:
@@ -100,7 +96,7 @@ class VerifiedContext(Context):
         self.prune()
         self.sequence = max(self.sequence, block.sequence)
         self.revision = max(self.revision, block.revision)
-        self.confirmed = max(self.confirmed, min(block.binding, block.acknowledged, self.through))
+        self.confirmed = max(self.confirmed, min(block.binding, self._shared(block)))
         return Standing.APPLIED if block.acknowledged <= self.through else Standing.AHEAD
 
     def append(self, token: int) -> None:
@@ -153,6 +149,18 @@ class VerifiedContext(Context):
         if block.states is not None or not self.carries_states:
             self._check_states(block)
 
+    def _shared(self, block: Block) -> int:
+        """Up to where the block shows the edge to hold what is decided here."""
+        position, digest = block.start, block.parent
+        if position > self.through or self.digests[position] != digest:
+            return 0
+        for token in block.tokens[: self.through - position]:
+            digest = extend(digest, token)
+            if self.digests[position + 1] != digest:
+                break
+            position += 1
+        return position
+
     def _offer(self, node: Node, newer: bool) -> None:
         """Put a node where it belongs: the log, the undecided, or nowhere."""
         position = node.position
@@ -178,10 +186,12 @@ class VerifiedContext(Context):
         there is room.
         """
         known = self.nodes.get(node.digest)
-        if known is not None and (known.states is not None or node.states is None):
-            return
-        if known is not None or len(self.nodes) < self.max_nodes:
-            self._hold(node)
+        if known is None:
+            if len(self.nodes) < self.max_nodes:
+                self._hold(node)
+        elif not (known.binding >= node.binding and (known.states or not node.states)):
+            kept = known if known.states is not None else node
+            self._hold(replace(kept, binding=known.binding or node.binding))
 
     def _hold(self, node: Node) -> None:
         if node.digest not in self.nodes:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -222,7 +221,6 @@ def test_a_body_that_knows_more_than_is_here_is_ahead() -> None:
     assert lines(context) == [list(TEXT[:6])]
 
 
-@pytest.mark.xfail(strict=True, reason="VerifiedContext._keep forgets that a node became binding")
 def test_a_final_word_on_a_draft_that_waits_is_not_forgotten() -> None:
     """Where the prefix before both comes last."""
     context = fresh()

@@ -56,7 +56,6 @@ def test_the_edges_word_replaces_an_offer_it_has_not_confirmed() -> None:
     assert context.confirmed == 6
 
 
-@pytest.mark.xfail(strict=True, reason="`confirmed` goes over positions the edge holds otherwise")
 def test_what_the_edge_holds_otherwise_is_not_confirmed() -> None:
     """The block after its own token overtakes that token's; both come again."""
     context = fresh()
