@@ -1,0 +1,82 @@
+"""The plan of a verified text follows what was measured and what the cloud's time is worth."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.edge.controller import WHOLE, Controller, Measured, choose, cost, paced
+from services.edge.policy import Pacing
+
+FULL = 0.037
+SEEN = Measured(edge=0.024, verify=0.026, missed=0.06, passes=0.45, seen=9)
+
+
+def chosen(round_trip: float, price: float, *, able: bool = True, seen: Measured = SEEN) -> str:
+    return choose("draft", seen, full=FULL, round_trip=round_trip, price=price, ahead=2, able=able)
+
+
+def test_where_the_cloud_is_dear_it_only_looks_at_drafts() -> None:
+    assert chosen(0.003, 10.0) == "draft"
+    assert chosen(0.1, 10.0) == "draft"
+
+
+def test_where_time_alone_counts_a_long_way_is_raced() -> None:
+    assert chosen(0.3, 0.0) == "race"
+
+
+def test_an_edge_slower_than_the_cloud_leaves_it_the_text() -> None:
+    slow = Measured(edge=0.2, verify=0.026, missed=0.06, passes=0.45, seen=9)
+    assert chosen(0.05, 0.1, seen=slow) in ("race", "cloud")
+
+
+@given(round_trip=st.floats(0, 1), price=st.floats(0, 10))
+def test_a_cloud_without_the_lower_layers_is_only_asked_about_drafts(
+    round_trip: float, price: float
+) -> None:
+    assert chosen(round_trip, price, able=False) == "draft"
+
+
+@given(round_trip=st.floats(0, 2), missed=st.floats(0, 1))
+def test_a_race_is_never_expected_to_be_slower_than_the_cloud(
+    round_trip: float, missed: float
+) -> None:
+    seen = Measured(edge=0.024, verify=0.026, missed=missed, passes=0.45, seen=9)
+    seconds, _ = cost("race", seen, full=FULL, round_trip=round_trip, ahead=2)
+    assert seconds <= FULL
+
+
+def test_a_plan_is_kept_where_another_is_hardly_better() -> None:
+    for round_trip in (0.003, 0.02, 0.05, 0.1, 0.2):
+        first = chosen(round_trip, 0.5)
+        again = choose(
+            "assist", SEEN, full=FULL, round_trip=round_trip, price=0.5, ahead=2, able=True
+        )
+        if first == "draft":
+            draft, assist = (
+                sum(
+                    part * weight
+                    for part, weight in zip(
+                        cost(plan, SEEN, full=FULL, round_trip=round_trip, ahead=2),
+                        (1, 0.5),
+                        strict=True,
+                    )
+                )
+                for plan in ("draft", "assist")
+            )
+            assert again == ("draft" if draft < 0.95 * assist else "assist")
+
+
+def test_the_first_text_shows_what_the_others_go_by() -> None:
+    controller = Controller(Pacing(), None, 1.0, 2, 0.5, Measured())
+    assert controller.pacing(0.01, able=True) == paced(Pacing(), "draft", ahead=2)
+    controller.seen.take(edge=0.02, verify=0.03, missed=0.1, passes=0.5)
+    assert controller.seen.edge == pytest.approx(0.02)
+    controller.seen.take(edge=0.03, verify=0.03, missed=0.1, passes=0.5)
+    assert controller.seen.edge == pytest.approx(0.021)
+
+
+def test_an_operators_plan_stands_where_the_cloud_can_follow_it() -> None:
+    controller = Controller(Pacing(width=4), "cloud", 1.0, 2, 0.5, Measured())
+    pacing = controller.pacing(None, able=True)
+    assert (pacing.width, pacing.ahead, pacing.racing) == (0, WHOLE, True)
+    assert controller.pacing(None, able=False) == paced(Pacing(width=4), "draft", ahead=2)
