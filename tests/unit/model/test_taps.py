@@ -79,7 +79,12 @@ def test_a_tap_does_not_change_a_paced_models_price(
     model: SpanModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[float] = []
-    monkeypatch.setattr(PacedModel, "_hold", lambda _, began, price: held.append(price))
+
+    def hold(_: PacedModel, _began: float, price: float, _segments: object = ()) -> bool:
+        held.append(price)
+        return True
+
+    monkeypatch.setattr(PacedModel, "_hold", hold)
     prices = Prices(step=7.0, layer=1.0, head=3.0, row=0.5, depth=DEPTH)
     paced = cast(SpanModel, PacedModel(model, prices, hidden=WIDE))
     for tap in (None, Tap(2, lambda states: states)):
