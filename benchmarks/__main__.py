@@ -24,6 +24,7 @@ from benchmarks.paced.prices import deviations, paper_prices
 from benchmarks.report.compare import TOLERANCE_PACED, TOLERANCE_REAL, compare
 from benchmarks.report.page import write
 from benchmarks.rows import Row
+from benchmarks.sampling import Sampling
 from benchmarks.suite import Outcome, Plan, run
 from cli.errors import CommandError
 from cli.partition import SHIPPED_MODEL
@@ -47,6 +48,14 @@ def main(
     cell: Annotated[
         list[str] | None, typer.Option(help="Only this network, as paced:3:30 (ms, Mbit/s).")
     ] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="Of every request; 0 is greedy.")] = 0.0,
+    top_p: Annotated[
+        float | None, typer.Option(help="Of every request; needs a temperature.")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Each prompt's is made from it; needs a temperature; else 0."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for rows, table and plots.")] = RESULTS,
 ) -> None:
     """Measure every deployment on every network and write the table and the plots."""
@@ -63,6 +72,7 @@ def main(
         model=model,
         prompts=prompts.read(prompt_file, model, count=count, longest=LONGEST_PROMPT),
         new_tokens=new_tokens,
+        sampling=Sampling.asked(temperature, top_p, seed),
         repeats=repeats or (1 if quick else 2),
         quick=quick,
         cells=_cells(cell),
@@ -75,17 +85,8 @@ def main(
     # Only a whole run takes the place of the one before it.
     partial.replace(out / "latest.json")
     (out / "traces.json").write_text(json.dumps(outcome.traces, indent=1) + "\n")
-    about = {
-        **_about(),
-        "quick": quick,
-        "seconds": round(time.monotonic() - began),
-        "model": model.name,
-        "prompts": prompt_file.name,
-        "versions": {name: version(name) for name in ("torch", "transformers", "httpx")},
-        "late_steps": outcome.late_steps,
-        "prices": asdict(paper_prices()),
-        "unit_costs_ms": deviations(paper_prices()),
-    }
+    seconds = round(time.monotonic() - began)
+    about = _about(plan, outcome, seconds=seconds, prompt_file=prompt_file)
     (out / "about.json").write_text(json.dumps(about, indent=1) + "\n")
     tell(f"tables and plots: {write(out)}")
     _compare(outcome.rows, before, tell)
@@ -115,12 +116,23 @@ def _compare(found: Sequence[Row], before: Sequence[Row], tell: Callable[[str], 
     tell(f"{len(told.differences)} figures of {told.compared} rows are not what they were")
 
 
-def _about() -> Mapping[str, object]:
-    """Commit, machine and date of this run."""
+def _about(
+    plan: Plan, outcome: Outcome, *, seconds: int, prompt_file: Path
+) -> Mapping[str, object]:
+    """Commit, machine and date of this run, what was asked and how."""
     return {
         "commit": _commit(),
         "machine": f"{os.cpu_count()} cores, {_processor()}",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "quick": plan.quick,
+        "seconds": seconds,
+        "model": plan.model.name,
+        "prompts": prompt_file.name,
+        "sampling": asdict(plan.sampling),
+        "versions": {name: version(name) for name in ("torch", "transformers", "httpx")},
+        "late_steps": outcome.late_steps,
+        "prices": asdict(paper_prices()),
+        "unit_costs_ms": deviations(paper_prices()),
     }
 
 

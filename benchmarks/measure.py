@@ -17,15 +17,18 @@ from benchmarks.client import Answer, ask
 from benchmarks.deployments import Deployment
 from benchmarks.network.calibrate import Measured
 from benchmarks.prompts import Prompt
-from benchmarks.quality import FullModel, Judged, Nearness, nearness
+from benchmarks.quality import Judged, Nearness, nearness
 from benchmarks.rows import CLOUD_ONLY, Row
+from benchmarks.sampling import Sampling
 from benchmarks.stack import Stack
+from cli.full_model import FullModel
 
 REQUEST_SECONDS = 600.0
 WARM_UP_TOKENS = 4
 # Tokens nearer to each other are one burst: no reader tells them apart.
 PAUSE_SECONDS = 0.001
 
+_GREEDY = Sampling()
 _OF_DRAFTS = ("cloud_passes", "drafted_tokens", "accepted_tokens", "round_trips", "near_ties")
 
 # Per deployment and repeat, the answers to all prompts.
@@ -38,16 +41,21 @@ class Workload:
 
     Args:
         cuts: (split, edge depth) of each cut.
+        sampling: how tokens are chosen, by every deployment alike.
     """
 
     prompts: Sequence[Prompt]
     new_tokens: int
     cuts: Mapping[str, tuple[int, int]]
+    sampling: Sampling = _GREEDY
 
-    def parameters(self, deployment: Deployment, tokens: int | None = None) -> dict[str, object]:
-        """The request's parameters."""
+    def parameters(
+        self, deployment: Deployment, number: int, tokens: int | None = None
+    ) -> dict[str, object]:
+        """The parameters of the request for a prompt, counted from 0."""
         length = tokens or self.new_tokens
-        return {**deployment.parameters, "max_new_tokens": length, "min_new_tokens": length}
+        lengths = {"max_new_tokens": length, "min_new_tokens": length}
+        return {**deployment.parameters, **lengths, **self.sampling.of_request(number)}
 
 
 @dataclass(slots=True)
@@ -70,7 +78,7 @@ class Bench:
         """Ask everything once, shortly: connections opened, code paths taken."""
         with _client() as client:
             for each in deployments:
-                parameters = self.workload.parameters(each, WARM_UP_TOKENS)
+                parameters = self.workload.parameters(each, 0, WARM_UP_TOKENS)
                 ask(self.stack, client, each.edge, self.workload.prompts[0].text, parameters)
 
     def cell(
@@ -84,9 +92,9 @@ class Bench:
                 self.tell(f"{cell}: run {repeat + 1} of {repeats}")
                 for each in deployments:
                     answers[each.name].append([])
-                for prompt in self.workload.prompts:
+                for number, prompt in enumerate(self.workload.prompts):
                     for each in deployments:
-                        parameters = self.workload.parameters(each)
+                        parameters = self.workload.parameters(each, number)
                         answer = ask(self.stack, client, each.edge, prompt.text, parameters)
                         answers[each.name][-1].append(answer)
         rows = [self._row(cell, measured, each, answers) for each in deployments]
@@ -96,8 +104,8 @@ class Bench:
         """Share of tokens the cloud chooses, over all prompts, on the network as it is."""
         sources: list[str] = []
         with _client() as client:
-            for prompt in self.workload.prompts:
-                parameters = self.workload.parameters(deployment)
+            for number, prompt in enumerate(self.workload.prompts):
+                parameters = self.workload.parameters(deployment, number)
                 answer = ask(self.stack, client, deployment.edge, prompt.text, parameters)
                 sources += answer.sources
         return sources.count("cloud") / len(sources)
@@ -126,24 +134,31 @@ class Bench:
             agreement=near.agreement,
             identical=near.identical,
             rouge_l=near.rouge_l,
+            temperature=self.workload.sampling.temperature,
+            top_p=self.workload.sampling.top_p,
+            seed=self.workload.sampling.seed,
             **figures(runs),
+            **paired(runs, answers[CLOUD_ONLY]),
         )
 
     def _nearness(self, answers: Sequence[Answer], whole: Sequence[Answer]) -> Nearness:
-        prompts = self.workload.prompts
+        prompts, sampling = self.workload.prompts, self.workload.sampling
         key = tuple(tuple(each.ids) for each in (*answers, *whole))
         if key not in self.judged:
             self.judged[key] = nearness(
-                self.model, judged(prompts, answers), judged(prompts, whole)
+                self.model, judged(prompts, answers, sampling), judged(prompts, whole, sampling)
             )
         return self.judged[key]
 
 
-def judged(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[Judged]:
+def judged(
+    prompts: Sequence[Prompt], answers: Sequence[Answer], sampling: Sampling = _GREEDY
+) -> list[Judged]:
     """The answers as they are judged."""
+    pairs = zip(prompts, answers, strict=True)
     return [
-        Judged(prompt.ids, answer.ids, answer.text)
-        for prompt, answer in zip(prompts, answers, strict=True)
+        Judged(prompt.ids, answer.ids, answer.text, sampling.seed_of(number))
+        for number, (prompt, answer) in enumerate(pairs)
     ]
 
 
@@ -174,6 +189,23 @@ def figures(runs: Sequence[Sequence[Answer]]) -> dict[str, Any]:
         "offloaded": sources.count("cloud") / len(sources),
         "waiting_s": statistics.median(_sums(runs, lambda each: each.waiting_s)),
         **{key: round(statistics.median(_sums(runs, attrgetter(key)))) for key in _OF_DRAFTS},
+    }
+
+
+def paired(runs: Sequence[Sequence[Answer]], whole: Sequence[Sequence[Answer]]) -> dict[str, Any]:
+    """The times of `runs` over those of `whole`, cloud-only's, prompt by prompt and repeat by
+    repeat: their median, smallest and largest. Both were asked one soon after the other, so a
+    machine that is slow for a while is slow for both.
+    """
+    ratios = [
+        answer.total_s / base.total_s
+        for run, other in zip(runs, whole, strict=True)
+        for answer, base in zip(run, other, strict=True)
+    ]
+    return {
+        "ratio_paired": statistics.median(ratios),
+        "ratio_low": min(ratios),
+        "ratio_high": max(ratios),
     }
 
 

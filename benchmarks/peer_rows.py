@@ -15,10 +15,11 @@ from typing import Any
 
 from benchmarks.measure import between_tokens
 from benchmarks.prompts import Prompt
-from benchmarks.quality import FullModel, Judged, nearness
+from benchmarks.quality import Judged, nearness
 from benchmarks.rows import Row
 from benchmarks.stack import Cores
 from cli.errors import CommandError
+from cli.full_model import FullModel
 from services.edge.text import TextCodec
 
 ROOT = Path(__file__).parents[1]

@@ -7,19 +7,29 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 from cli.errors import CommandError
 
 CLOUD_ONLY = "cloud-only"
 
-# What tells one network from another: (setup, rtt_ms, mbit, rtt_steps).
-CellKey = tuple[str, float, float | None, float | None]
+
+class CellKey(NamedTuple):
+    """Where rows can be held against each other: on one network, their tokens chosen in one way."""
+
+    setup: str
+    rtt_ms: float
+    mbit: float | None
+    rtt_steps: float | None
+    temperature: float = 0.0
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One deployment on one network. Seconds, counts and bytes are those of a run over all prompts,
-    medians over the repeats. What has a default is not in the rows of older runs.
+    medians over the repeats. What has a default is not in the rows of older runs: those were
+    greedy.
     """
 
     deployment: str
@@ -64,11 +74,18 @@ class Row:
     round_trips: int = 0
     waiting_s: float = 0.0
     near_ties: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    ratio_paired: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
 
     @property
     def cell(self) -> CellKey:
-        """The network it was measured on."""
-        return (self.setup, self.rtt_ms, self.mbit, self.rtt_steps)
+        """The network it was measured on, and how tokens were chosen."""
+        network = (self.setup, self.rtt_ms, self.mbit, self.rtt_steps)
+        return CellKey(*network, self.temperature, self.top_p)
 
     def per_token(self, figure: str) -> float:
         """A figure of the run divided by its tokens."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from benchmarks.cells import Cell, Setup, full, loopback, quick, relative
 from benchmarks.client import Answer
 from benchmarks.deployments import DEPLOYMENTS, Deployment
@@ -20,9 +22,10 @@ from benchmarks.measure import Answers, Bench, Workload, judged
 from benchmarks.paced.model import LATE
 from benchmarks.peer_rows import peer_rows
 from benchmarks.prompts import Prompt
-from benchmarks.quality import FullModel
 from benchmarks.rows import CLOUD_ONLY, Row
+from benchmarks.sampling import Sampling
 from benchmarks.stack import Cores, EdgeKind, cores_here, stack
+from cli.full_model import FullModel
 from cli.partition import exits_beside, make_bundles
 from services.edge.text import TextCodec
 
@@ -45,6 +48,7 @@ class Plan:
     model: Path
     prompts: Sequence[Prompt]
     new_tokens: int
+    sampling: Sampling
     repeats: int
     quick: bool
     cells: Sequence[Cell] | None
@@ -78,25 +82,14 @@ def run(plan: Plan) -> Outcome:
             bench.warm_up(deployments)
             base = _measure(bench, [loopback("real")], deployments, plan, outcome)
             step = _full_step(outcome.rows)
-            cells = [*relative(step), *full("real")]
-            _measure(
-                bench, plan.of("real", [] if plan.quick else cells), deployments, plan, outcome
-            )
-        plan.tell("peers")
-        outcome.rows += peer_rows(
-            plan.model,
-            plan.prompts,
-            house.model,
-            whole=judged(plan.prompts, base[CLOUD_ONLY][0]),
-            new_tokens=plan.new_tokens,
-            repeats=max(plan.repeats, LOOPBACK_REPEATS),
-            cores=house.cores,
-            tell=plan.tell,
-        )
-        with house.bench("paced") as bench:
-            bench.warm_up(deployments)
-            cells = [loopback("paced"), *(quick if plan.quick else full)("paced")]
-            _measure(bench, plan.of("paced", cells), deployments, plan, outcome)
+            real = [] if plan.quick else [*relative(step), *full("real")]
+            _measure(bench, plan.of("real", real), deployments, plan, outcome)
+        outcome.rows += _peers(house, base)
+        paced = [loopback("paced"), *(quick if plan.quick else full)("paced")]
+        if cells := plan.of("paced", paced):
+            with house.bench("paced") as bench:
+                bench.warm_up(deployments)
+                _measure(bench, cells, deployments, plan, outcome)
         outcome.late_steps = house.late_steps()
     return outcome
 
@@ -126,7 +119,10 @@ class _House:
         cores = cores_here()
         # The judge and the user's client stay off the cloud's core.
         os.sched_setaffinity(0, {cores.edge})
-        model = FullModel(plan.model, TextCodec(plan.model).eos_ids)
+        # The judge runs between measurements, on a core it shares with the edge.
+        torch.set_num_threads(1)
+        parameters = plan.sampling.of_model(plan.new_tokens, TextCodec(plan.model).eos_ids)
+        model = FullModel(plan.model, parameters)
         return cls(plan, folder, cuts, cores, model)
 
     @contextmanager
@@ -137,10 +133,11 @@ class _House:
             EdgeKind(n, self.folder / d.cut / "edge", d.resend, d.settings, d.in_cloud)
             for n, d in kinds.items()
         ]
-        workload = Workload(self.plan.prompts, self.plan.new_tokens, self.cuts)
+        plan = self.plan
+        workload = Workload(plan.prompts, plan.new_tokens, self.cuts, plan.sampling)
         logs = self.folder / setup
         logs.mkdir()
-        self.plan.tell(f"starting the {setup} set-up")
+        plan.tell(f"starting the {setup} set-up")
         with stack(
             self.folder / "quarter" / "cloud",
             edges,
@@ -148,12 +145,31 @@ class _House:
             paced=setup == "paced",
             logs=logs,
         ) as running:
-            yield Bench(running, workload, self.model, self.plan.tell)
+            yield Bench(running, workload, self.model, plan.tell)
 
     def late_steps(self) -> int:
         """Paced steps that took longer than their price, by the services' logs."""
         logs = (self.folder / "paced").glob("*.log")
         return sum(log.read_text(errors="replace").count(LATE) for log in logs)
+
+
+def _peers(house: _House, base: Answers) -> list[Row]:
+    """Other people's software beside cloud-only's answers `base`."""
+    plan = house.plan
+    if plan.sampling.temperature:
+        plan.tell("no peers: they do not sample with our noise")
+        return []
+    plan.tell("peers")
+    return peer_rows(
+        plan.model,
+        plan.prompts,
+        house.model,
+        whole=judged(plan.prompts, base[CLOUD_ONLY][0]),
+        new_tokens=plan.new_tokens,
+        repeats=max(plan.repeats, LOOPBACK_REPEATS),
+        cores=house.cores,
+        tell=plan.tell,
+    )
 
 
 def _matched(bench: Bench, tell: Callable[[str], None]) -> list[Deployment]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import httpx
 import typer
@@ -23,6 +23,9 @@ from cli.errors import CommandError
 from cli.partition import SHIPPED_MODEL, exits_beside, make_bundles
 from cli.processes import Plan, free_ports, running, wait_ready
 from cli.terminal import console
+
+if TYPE_CHECKING:
+    from cli.full_model import FullModel
 
 READY_SECONDS = 60.0
 LONGEST_PROMPT = 1500  # tokens; longer ones are passed over
@@ -68,6 +71,8 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Also write the table here.")] = None,
 ) -> None:
     """Ask held-out prompts in every mode and print where tokens came from and what they cost."""
+    from cli.full_model import FullModel  # seconds that --help should not cost
+
     terminal = console(stderr=True)
     split, edge_depth = exits_beside(model)
     with tempfile.TemporaryDirectory(prefix="tandem-evaluate-") as name:
@@ -80,36 +85,19 @@ def evaluate(
             wait_ready(cloud, plan.cloud_url, seconds=READY_SECONDS)
             wait_ready(edge, plan.edge_url, seconds=READY_SECONDS, cloud="reachable")
             with connect(plan.edge_url) as client, terminal.status("asking") as status:
-                judge = Judge(model)
+                judge = FullModel(model)
+                whole: dict[int, list[int]] = {}
                 rows = []
                 for label, parameters in SETTINGS:
                     status.update(f"asking: {label}")
                     parameters = {**parameters, "max_new_tokens": max_new_tokens}
-                    rows.append(_ask_all(client, asked, label, parameters, judge))
+                    rows.append(
+                        _ask_all(client, asked, label, parameters, judge=judge, whole=whole)
+                    )
     table = markdown(rows, (f"exit:{split}", f"exit:{edge_depth}"))
     typer.echo(table)
     if out is not None:
         out.write_text(table + "\n")
-
-
-class Judge:
-    """The full model, run over a finished text to say what it would have put at each position."""
-
-    def __init__(self, folder: Path) -> None:
-        import torch  # seconds that --help should not cost
-        from transformers import AutoModelForCausalLM
-
-        self._torch = torch
-        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self._model: Any = loaded.eval()
-        self.texts: dict[int, list[int]] = {}
-
-    def agreeing(self, prompt: Sequence[int], tokens: Sequence[int]) -> int:
-        """How many of `tokens` are the full model's own choice on the text before them."""
-        with self._torch.inference_mode():
-            ids = self._torch.tensor([[*prompt, *tokens]])
-            choices = self._model(ids).logits[0].argmax(-1)
-        return int((choices[len(prompt) - 1 : -1] == ids[0, len(prompt) :]).sum())
 
 
 def _prompts(path: Path, model: Path, count: int) -> Iterator[tuple[str, list[int]]]:
@@ -132,8 +120,11 @@ def _ask_all(
     asked: Sequence[tuple[str, list[int]]],
     label: str,
     parameters: dict[str, object],
-    judge: Judge,
+    *,
+    judge: "FullModel",
+    whole: dict[int, list[int]],
 ) -> Row:
+    """Ask every prompt in one setting; `whole` is filled by the first one, which is `cloud`."""
     row = Row(label)
     for number, (prompt, ids) in enumerate(asked):
         body = {"inputs": prompt, "parameters": {**parameters, "details": True}}
@@ -144,14 +135,13 @@ def _ask_all(
             )
         details = response.json()["details"]
         tokens = [token["id"] for token in details["tokens"]]
-        # The first setting is `cloud`: the text every other one is compared with.
-        whole = judge.texts.setdefault(number, tokens)
+        reference = whole.setdefault(number, tokens)
         usage = details["usage"]
         row.sources.update(usage["tokens_by_source"])
         row.requests += usage["cloud_requests"]
         row.bytes_up += usage["bytes_up"]
         row.agreeing += judge.agreeing(ids, tokens)
-        row.identical += tokens == whole
+        row.identical += tokens == reference
         row.prompts += 1
     return row
 

@@ -21,8 +21,8 @@ TOLERANCE_PACED, TOLERANCE_REAL = 0.05, 0.15
 TOLERANCE_TOKENS = 0.01
 _ROUNDING = 1e-9
 
-# (set-up, Mbit/s, round trip in ms or None, round trip in steps or None, deployment)
-Key = tuple[str, float | None, float | None, float | None, str]
+# The network (its round trip in ms left out where it was asked for in steps) and the deployment.
+Key = tuple[CellKey, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +67,14 @@ def compare(
     ours, theirs = _by_key(new), _by_key(reference)
     pairs = [(row, theirs[key]) for key, row in ours.items() if key in theirs]
     if not pairs:
-        raise CommandError("the two runs have no deployment on the same network in common")
+        raise CommandError(
+            "the two runs have no deployment in common on the same network, sampled alike"
+        )
     differences = list(_of_ratios(pairs, new, reference, paced=paced, real=real))
     differences += [each for row, old in pairs for each in _of_tokens(row, old)]
     # A quick run has fewer networks; on those it has, no deployment may be missing.
-    networks = {key[:-1] for key in ours}
-    absent = [row for key, row in theirs.items() if key not in ours and key[:-1] in networks]
+    networks = {cell for cell, _ in ours}
+    absent = [row for key, row in theirs.items() if key not in ours and key[0] in networks]
     return Comparison(len(pairs), differences, absent)
 
 
@@ -84,8 +86,8 @@ def _by_key(rows: Sequence[Row]) -> Mapping[Key, Row]:
 
 def _key(row: Row) -> Key:
     # Where steps were asked for, milliseconds follow from this machine's own step.
-    rtt_ms = row.rtt_ms if row.rtt_steps is None else None
-    return (row.setup, row.mbit, rtt_ms, row.rtt_steps, row.deployment)
+    cell = row.cell if row.rtt_steps is None else row.cell._replace(rtt_ms=0.0)
+    return (cell, row.deployment)
 
 
 def _of_ratios(
@@ -106,8 +108,9 @@ def _of_ratios(
 
 
 def _of_tokens(row: Row, old: Row) -> Iterator[Difference]:
-    """What differs in the tokens themselves; other prompts or lengths give other tokens."""
-    if row.setup != "paced" or (row.prompts, row.tokens) != (old.prompts, old.tokens):
+    """What differs in the tokens themselves; other prompts, lengths or seeds give other tokens."""
+    asked, asked_before = ((each.prompts, each.tokens, each.seed) for each in (row, old))
+    if row.setup != "paced" or asked != asked_before:
         return
     figures = {
         "agreement": (row.agreement, old.agreement),

@@ -91,6 +91,7 @@ def _bars(panel: Axes, rows: Sequence[Row], longest: float) -> None:
         panel.axvline(base, color="black", linewidth=1.2, linestyle=":")
     panel.set_xlim(0, longest * _MARGIN)
     panel.set_yticks(range(len(rows)), _names(rows), fontsize=10)
+    panel.set_ylim(-0.6, len(rows) - 0.4)
     panel.set_xlabel("ms a token")
     panel.spines[["top", "right"]].set_visible(False)
 

@@ -38,7 +38,8 @@ def check(rows: Sequence[Row]) -> None:
 
     Raises:
         CommandError: there are no rows, a figure is no number, a run has no tokens or took no
-            time, or a deployment is there twice on one network.
+            time, a deployment is there twice on one network, or tokens were not chosen in one way
+            everywhere.
     """
     if not rows:
         raise CommandError("there are no rows")
@@ -53,6 +54,9 @@ def check(rows: Sequence[Row]) -> None:
         if (row.cell, row.deployment) in seen:
             raise CommandError(f"row {number}: {row.deployment} is there twice, {place(row.cell)}")
         seen.add((row.cell, row.deployment))
+        if chosen(row) != chosen(rows[0]):
+            told = f"{chosen(row)}, the first row {chosen(rows[0])}: no page shows both"
+            raise CommandError(f"row {number}: {told}")
 
 
 def _fits(value: object, kind: object) -> bool:
@@ -87,8 +91,13 @@ def bandwidths(rows: Iterable[Row]) -> list[float | None]:
 
 def networks(rows: Iterable[Row]) -> list[CellKey]:
     """Networks by bandwidth, then by round trip; no limit comes last."""
-    cells = {row.cell for row in rows}
-    return sorted(cells, key=lambda c: (c[0], math.inf if c[2] is None else c[2], c[1], c[3] or 0))
+    return sorted({row.cell for row in rows}, key=_order)
+
+
+def _order(cell: CellKey) -> tuple[object, ...]:
+    mbit = math.inf if cell.mbit is None else cell.mbit
+    steps = cell.rtt_steps or 0
+    return (cell.setup, mbit, cell.rtt_ms, steps, cell.temperature, cell.top_p)
 
 
 def telling(rows: Sequence[Row], setup: str) -> list[CellKey]:
@@ -98,26 +107,24 @@ def telling(rows: Sequence[Row], setup: str) -> list[CellKey]:
     where a step takes a fifth of a 7B model's. Else the paper's bandwidth, else whatever is there.
     """
     cells = networks(row for row in rows if row.setup == setup and not row.peer)
-    in_steps = [cell for cell in cells if cell[3] is not None]
+    in_steps = [cell for cell in cells if cell.rtt_steps is not None]
     if in_steps:
         loopback = [cell for cell in cells if is_loopback(cell)]
         return [*loopback[:1], *in_steps[-(_TELLING - 1) :]]
-    usual = [cell for cell in cells if cell[2] == PAPER_MBIT and cell[1] in _TELLING_RTT_MS]
+    usual = [c for c in cells if c.mbit == PAPER_MBIT and c.rtt_ms in _TELLING_RTT_MS]
     return (usual or cells)[:_TELLING]
 
 
 def is_loopback(cell: CellKey) -> bool:
     """Whether no network was emulated."""
-    _, rtt_ms, mbit, steps = cell
-    return rtt_ms == 0 and mbit is None and steps is None
+    return cell.rtt_ms == 0 and cell.mbit is None and cell.rtt_steps is None
 
 
 def round_trip(cell: CellKey) -> str:
     """The asked round trip as printed."""
-    _, rtt_ms, _, steps = cell
-    if steps is not None:
-        return f"{steps:g} steps ({rtt_ms:.3g} ms)"
-    return "loopback" if is_loopback(cell) else f"{rtt_ms:g} ms"
+    if cell.rtt_steps is not None:
+        return f"{cell.rtt_steps:g} steps ({cell.rtt_ms:.3g} ms)"
+    return "loopback" if is_loopback(cell) else f"{cell.rtt_ms:g} ms"
 
 
 def rate(mbit: float | None) -> str:
@@ -127,12 +134,26 @@ def rate(mbit: float | None) -> str:
 
 def network(cell: CellKey) -> str:
     """A network as printed, without its set-up."""
-    return "loopback" if is_loopback(cell) else f"{round_trip(cell)}, {rate(cell[2])}"
+    return "loopback" if is_loopback(cell) else f"{round_trip(cell)}, {rate(cell.mbit)}"
 
 
 def place(cell: CellKey) -> str:
-    """A network with its set-up as printed."""
-    return f"{cell[0]}, {network(cell)}"
+    """A network with its set-up as printed, and how tokens were chosen where not greedily."""
+    return ", ".join([cell.setup, network(cell), *([told] if (told := sampling(cell)) else [])])
+
+
+def sampling(cell: CellKey) -> str:
+    """How tokens were chosen as printed, but for the seed; empty where greedily."""
+    if not cell.temperature:
+        return ""
+    mass = "" if cell.top_p == 1 else f", top-p {cell.top_p:g}"
+    return f"temperature {cell.temperature:g}{mass}"
+
+
+def chosen(row: Row) -> str:
+    """How a row's tokens were chosen as printed, the run's seed included."""
+    told = sampling(row.cell)
+    return f"sampled at {told}, seed {row.seed}" if told else "greedy"
 
 
 def milliseconds(value: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.report import grid, tables
 from benchmarks.report.paper_table import PROMPTS, TOKENS
-from benchmarks.report.plots import TITLES, draw
+from benchmarks.report.plots import draw, title_of
 from benchmarks.rows import CellKey, Row
 from cli.errors import CommandError
 
@@ -25,6 +25,18 @@ full model would choose on that very text, *identical* counts texts equal to clo
 *offloaded* is the share of tokens the cloud chose. *Wire* is all that crossed the network, HTTP's
 heads included.
 """
+_OF_PAIRS = """\
+In brackets behind a ratio are the smallest and largest of one prompt: its time over cloud-only's
+for the same prompt in the same run, asked soon after each other. *Paired* is the median of these.
+"""
+_OF_GAPS = """\
+*Between tokens* are all gaps between tokens as they reach the user, *pauses* those over 1 ms:
+tokens nearer to each other come as one burst.
+"""
+_OF_SAMPLING = """\
+Every deployment was asked with the same sampling and, for each prompt, the same seed; so was the
+full model that *agreement* is with.
+"""
 _OF_THE_PAPER = f"""\
 Published: {PROMPTS} prompts of the Alpaca set, {TOKENS // PROMPTS} tokens each; second-hand,
 hardware and link not known. Ours: paced, {grid.PAPER_RTT_MS:g} ms and {grid.PAPER_MBIT:g} Mbit/s,
@@ -37,8 +49,7 @@ _OF_THE_PRICES = """\
 What steps cost by the list, and what the paper took: three of its times are met by construction.
 """
 _OF_THE_DRAFTS = """\
-What became of drafts. *Pauses* above are gaps between tokens over 1 ms: tokens nearer to each other
-come as one burst.
+What became of drafts.
 """
 
 
@@ -75,9 +86,10 @@ def read_about(path: Path) -> Mapping[str, Any]:
 def text(rows: Sequence[Row], about: Mapping[str, Any], pictures: Mapping[str, Path]) -> str:
     """The page as Markdown; pictures lie beside it."""
     ours = [row for row in rows if not row.peer]
-    parts = ["# Results of the benchmark\n", _account(rows, about), _HOW_TO_READ]
+    parts = [_heading(rows), _account(rows, about), *_how_to_read(rows)]
     for setup in grid.setups(ours):
-        parts += [f"## {_capital(TITLES.get(setup, setup))}\n", *_setup(ours, setup, pictures)]
+        own = [row for row in ours if row.setup == setup]
+        parts += [f"## {_capital(title_of(own))}\n", *_setup(ours, setup, pictures)]
     if "bytes" in pictures:
         parts += ["## Bytes\n", _picture(pictures["bytes"])]
     costs = tables.unit_costs(about.get("unit_costs_ms", {}))
@@ -91,6 +103,21 @@ def text(rows: Sequence[Row], about: Mapping[str, Any], pictures: Mapping[str, P
         if table:
             parts += [f"## {title}\n", *([words] if words else []), table]
     return "\n".join(parts)
+
+
+def _heading(rows: Sequence[Row]) -> str:
+    told = f", {grid.chosen(rows[0])}" if rows[0].temperature else ""
+    return f"# Results of the benchmark{told}\n"
+
+
+def _how_to_read(rows: Sequence[Row]) -> Iterator[str]:
+    yield _HOW_TO_READ
+    if any(row.ratio_paired is not None for row in rows):
+        yield _OF_PAIRS
+    if any(row.pause_p95_s is not None for row in rows):
+        yield _OF_GAPS
+    if rows[0].temperature:
+        yield _OF_SAMPLING
 
 
 def _account(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
@@ -116,6 +143,8 @@ def _setup(rows: Sequence[Row], setup: str, pictures: Mapping[str, Path]) -> Ite
         title = "No bandwidth limit" if mbit is None else grid.rate(mbit)
         yield f"### {title}\n"
         yield tables.ratios(rows, setup, mbit)
+        if gaps := tables.between_tokens(rows, setup, mbit):
+            yield gaps
     for name in (f"total_by_rtt_{setup}", f"cost_{setup}"):
         if name in pictures:
             yield _picture(pictures[name])
@@ -132,8 +161,12 @@ def _in_full(rows: Sequence[Row], setup: str) -> list[CellKey]:
     """Loopback, where the software's own time shows, and the network nearest to the paper's."""
     cells = grid.networks(rows)
     chosen = [cell for cell in cells if grid.is_loopback(cell)]
-    chosen += [cell for cell in cells if cell[1:3] == (grid.PAPER_RTT_MS, grid.PAPER_MBIT)]
+    chosen += [cell for cell in cells if _is_the_papers(cell)]
     return chosen or grid.telling(rows, setup)[:1]
+
+
+def _is_the_papers(cell: CellKey) -> bool:
+    return (cell.rtt_ms, cell.mbit) == (grid.PAPER_RTT_MS, grid.PAPER_MBIT)
 
 
 def _capital(words: str) -> str:

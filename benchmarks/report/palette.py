@@ -18,7 +18,7 @@ class Look:
     dashed: bool = False
 
 
-# Lightness rises with the threshold: a family reads as one.
+# A family reads as one: of CE-CoLLM blue, lighter with the threshold, of verified mode purple.
 _KNOWN: Mapping[str, Look] = {
     "cloud-only": Look("#000000", "o", width=3.0),
     "naive split": Look("#8C8C8C", "X"),
@@ -32,13 +32,18 @@ _KNOWN: Mapping[str, Look] = {
     "CE-CoLLM 49.6%, half": Look("#CC79A7", "P", dashed=True),
     "collaborative": Look("#D55E00", "*", width=2.4),
     "self-speculation": Look("#7A4B2A", "$s$", width=2.4),
+    "verified": Look("#B5179E", "h", width=2.8),
+    "verified, quarter": Look("#7209B7", "d", dashed=True),
+    "verified, fastest": Look("#4B2E83", "8", dashed=True),
+    "verified, ids": Look("#E07BD0", "H", dashed=True),
+    "verified, blocks": Look("#9A7AA0", "$b$", dashed=True),
 }
 _FURTHER_COLOURS = (
-    "#661100", "#999933", "#AA4499", "#117733", "#56B4E9", "#B8860B", "#7F3FBF", "#004488",
+    "#661100", "#999933", "#AA4499", "#117733", "#56B4E9", "#B8860B", "#CC3311", "#004488",
     "#BBCC33", "#EE8866", "#DDAA33", "#FF99CC", "#225555",
 )  # fmt: skip
 _FURTHER_MARKERS = (
-    "h", "d", "8", "H", "$+$", "$o$", "$x$", "$v$", "$n$", "$u$", "$z$", "$=$", "$w$",
+    "$a$", "$c$", "$e$", "$r$", "$+$", "$o$", "$x$", "$v$", "$n$", "$u$", "$z$", "$=$", "$w$",
 )  # fmt: skip
 
 

@@ -18,8 +18,9 @@ from benchmarks.rows import CLOUD_ONLY, CellKey, Row
 
 INCHES, DPI = 12.0, 100
 TITLES = {"paced": "paced: 7B unit costs", "real": "real compute: the shipped model"}
-# Least distance between two direct labels, in parts of the panel's height.
-_LABEL_GAP = 0.05
+# Least distance between two direct labels, and the highest place of one: above it stands what they
+# are; in parts of the panel's height.
+_LABEL_GAP, _LABEL_TOP = 0.05, 0.97
 _TICKS_MS = tuple(lead * 10**power for power in range(5) for lead in (1, 2, 3, 5))
 # Least distance between two ticks of the round trip, in parts of the axis.
 _TICK_GAP = 0.07
@@ -33,7 +34,7 @@ def draw(rows: Sequence[Row], folder: Path) -> Mapping[str, Path]:
         chosen = [row for row in ours if row.setup == setup]
         if _panels(chosen):
             figures[f"total_by_rtt_{setup}"] = total_by_rtt(rows, setup)
-        figures[f"cost_{setup}"] = cost(chosen, grid.telling(chosen, setup), _title(setup))
+        figures[f"cost_{setup}"] = cost(chosen, grid.telling(chosen, setup), title_of(chosen))
     if ours:
         figures["bytes"] = traffic(rows)
     return {name: _save(figure, folder / f"{name}.png") for name, figure in figures.items()}
@@ -55,7 +56,7 @@ def total_by_rtt(rows: Sequence[Row], setup: str) -> Figure:
         for name in grid.deployments(here):
             _line(panel, [row for row in here if row.deployment == name], seen[name])
         _dress(panel, here, "" if wide else _limit(mbit))
-    title = f"Time a token against the round trip ({_title(setup)})"
+    title = f"Time a token against the round trip ({title_of(chosen)})"
     if wide:
         _label_lines(axes[0], chosen, seen, panels[0])
         title += f", {_limit(panels[0])}"
@@ -70,8 +71,10 @@ def _looks(rows: Sequence[Row]) -> Mapping[str, Look]:
     return looks(grid.deployments(row for row in rows if not row.peer))
 
 
-def _title(setup: str) -> str:
-    return TITLES.get(setup, setup)
+def title_of(rows: Sequence[Row]) -> str:
+    """What rows of one set-up are of, as printed."""
+    told = grid.sampling(rows[0].cell)
+    return TITLES.get(rows[0].setup, rows[0].setup) + (f"; {told}" if told else "")
 
 
 def _limit(mbit: float | None) -> str:
@@ -157,7 +160,8 @@ def _label_lines(
         ends[row.deployment] = row
     low, high = (math.log(limit) for limit in panel.get_ylim())
     heights = {name: (math.log(_ms(row)) - low) / (high - low) for name, row in ends.items()}
-    for name, height in spread(heights, _LABEL_GAP).items():
+    gap = min(_LABEL_GAP, _LABEL_TOP / len(heights))
+    for name, height in spread(heights, gap, _LABEL_TOP).items():
         end = (ends[name].rtt_ms, _ms(ends[name]))
         panel.annotate(
             f"{name}  {grid.milliseconds(end[1])}",
@@ -183,8 +187,10 @@ def _label_lines(
     )  # fmt: skip
 
 
-def spread(heights: Mapping[str, float], gap: float) -> dict[str, float]:
-    """The heights in the same order, at least `gap` apart, moved as little as keeps it simple."""
+def spread(heights: Mapping[str, float], gap: float, top: float = 1.0) -> dict[str, float]:
+    """The heights in the same order, at least `gap` apart and none above `top`, moved as little as
+    keeps it simple.
+    """
     names = sorted(heights, key=lambda name: heights[name])
     placed: dict[str, float] = {}
     floor = -math.inf
@@ -194,7 +200,7 @@ def spread(heights: Mapping[str, float], gap: float) -> dict[str, float]:
     # Pushing upwards only would lift a cluster off its lines: half of it goes back down.
     lifted = [placed[name] - heights[name] for name in names]
     down = max(lifted, default=0.0) / 2
-    ceiling = math.inf
+    ceiling = top + gap
     for name in reversed(names):
         ceiling = min(placed[name], max(heights[name], placed[name] - down), ceiling - gap)
         placed[name] = ceiling
@@ -240,12 +246,14 @@ def traffic(rows: Sequence[Row]) -> Figure:
         ),
     ]
     figure.legend(handles=key, loc="outside lower center", ncols=2, fontsize=10, frameon=False)
-    figure.suptitle("Bytes between edge and cloud for each token of the answer", fontsize=13)
+    told = grid.sampling(cells[0])
+    title = "Bytes between edge and cloud for each token of the answer"
+    figure.suptitle(title + (f" ({told})" if told else ""), fontsize=13)
     return figure
 
 
 def _where(cell: CellKey) -> str:
-    return f"{_title(cell[0])}, {grid.network(cell)}"
+    return f"{TITLES.get(cell.setup, cell.setup)}, {grid.network(cell)}"
 
 
 def _bars(panel: Axes, rows: Sequence[Row], way: str, seen: Mapping[str, Look]) -> None:
@@ -266,6 +274,7 @@ def _bars(panel: Axes, rows: Sequence[Row], way: str, seen: Mapping[str, Look]) 
             fontsize=9,
         )
     panel.set_yticks(places, [row.deployment for row in rows], fontsize=10)
+    panel.set_ylim(-0.6, len(rows) - 0.4)
     panel.set_xlabel("bytes a token (log): bodies (wire)")
     panel.xaxis.set_major_formatter(lambda value, _: _short(value))
     panel.grid(axis="x", color="#E6E6E6", linewidth=0.8)

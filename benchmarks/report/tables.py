@@ -12,16 +12,43 @@ Column = tuple[str, Callable[[Row], str]]
 
 def ratios(rows: Sequence[Row], setup: str, mbit: float | None) -> str:
     """Deployments by round trips at one bandwidth (Mbit/s): total over cloud-only's on the same
-    network, with the smallest and largest run; cloud-only's own in seconds. Less than 1 is bold.
+    network, with the smallest and largest ratio of one prompt's (of a run, in older rows);
+    cloud-only's own in seconds. Less than 1 is bold.
     """
+    base = baselines(rows)
+    return _by_round_trip(rows, setup, mbit, "total over cloud-only's", lambda r: _held(r, base))
+
+
+def between_tokens(rows: Sequence[Row], setup: str, mbit: float | None) -> str:
+    """Deployments by round trips at one bandwidth: p50 / p95 of all gaps between tokens, and of the
+    pauses among them; empty where no row tells pauses apart.
+    """
+    own = [row for row in rows if row.setup == setup and row.mbit == mbit]
+    if not _pauses(own):
+        return ""
+
+    def shown(row: Row) -> str:
+        gaps = f"{_ms(row.itl_p50_s)} / {_ms(row.itl_p95_s)}"
+        return f"{gaps} ({_ms(row.pause_p50_s)} / {_ms(row.pause_p95_s)})"
+
+    head = "p50 / p95 between tokens (pauses), ms"
+    return _by_round_trip(rows, setup, mbit, head, shown)
+
+
+def _by_round_trip(
+    rows: Sequence[Row], setup: str, mbit: float | None, head: str, show: Callable[[Row], str]
+) -> str:
     chosen = [row for row in rows if row.setup == setup and row.mbit == mbit and not row.peer]
-    cells = grid.networks(chosen)
-    base, found = baselines(rows), grid.by_place(chosen)
-    lines = [["total over cloud-only's", *(grid.round_trip(cell) for cell in cells)]]
+    cells, found = grid.networks(chosen), grid.by_place(chosen)
+    lines = [[head, *(grid.round_trip(cell) for cell in cells)]]
     for name in grid.deployments(chosen):
         own = (found.get((cell, name)) for cell in cells)
-        lines.append([name, *(_held(row, base) if row else NONE for row in own)])
+        lines.append([name, *(show(row) if row else NONE for row in own)])
     return table(lines)
+
+
+def _ms(seconds: float | None) -> str:
+    return NONE if seconds is None else f"{1e3 * seconds:.1f}"
 
 
 def _held(row: Row, base: dict[CellKey, Row]) -> str:
@@ -31,6 +58,8 @@ def _held(row: Row, base: dict[CellKey, Row]) -> str:
         return _spread(row, f"{row.total_s:.2f} s", 1.0)
     share = ratio(row, against)
     shown = f"**{share:.2f}**" if share < 1 else f"{share:.2f}"
+    if row.ratio_low is not None and row.ratio_high is not None:
+        return f"{shown} ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
     return _spread(row, shown, share / row.total_s)
 
 
@@ -49,14 +78,23 @@ def _pauses(rows: Sequence[Row]) -> Sequence[Column]:
     """Of runs that told pauses apart."""
     if all(row.pause_p95_s is None for row in rows):
         return ()
-
-    def shown(seconds: float | None) -> str:
-        return NONE if seconds is None else f"{1e3 * seconds:.1f}"
-
     return (
-        ("pauses, p50 ms", lambda r: shown(r.pause_p50_s)),
-        ("pauses, p95 ms", lambda r: shown(r.pause_p95_s)),
+        ("pauses, p50 ms", lambda r: _ms(r.pause_p50_s)),
+        ("pauses, p95 ms", lambda r: _ms(r.pause_p95_s)),
     )
+
+
+def _paired(rows: Sequence[Row]) -> Sequence[Column]:
+    """Of runs that held a prompt's time against cloud-only's for the same prompt."""
+    if all(row.ratio_paired is None for row in rows):
+        return ()
+
+    def shown(row: Row) -> str:
+        told = (row.ratio_paired, row.ratio_low, row.ratio_high)
+        paired, low, high = (NONE if each is None else f"{each:.2f}" for each in told)
+        return NONE if row.ratio_paired is None else f"{paired} ({low} to {high})"
+
+    return (("paired", shown),)
 
 
 def drafts(rows: Sequence[Row], cell: CellKey) -> str:
@@ -86,12 +124,13 @@ def _time_columns(rows: Sequence[Row]) -> Sequence[Column]:
     return (
         ("total s", lambda r: _spread(r, f"{r.total_s:.2f}", 1.0)),
         ("over cloud-only", held),
+        *_paired(rows),
         ("edge s", lambda r: f"{r.edge_s:.2f}"),
         ("cloud s", lambda r: f"{r.cloud_s:.2f}"),
         ("network s", lambda r: NONE if r.peer else f"{r.network_s:.2f}"),
         ("first token ms", lambda r: f"{1e3 * r.ttft_s:.0f}"),
-        ("between tokens, p50 ms", lambda r: f"{1e3 * r.itl_p50_s:.1f}"),
-        ("p95 ms", lambda r: f"{1e3 * r.itl_p95_s:.1f}"),
+        ("between tokens, p50 ms", lambda r: _ms(r.itl_p50_s)),
+        ("p95 ms", lambda r: _ms(r.itl_p95_s)),
         *_pauses(rows),
     )
 
@@ -131,14 +170,14 @@ def peers(rows: Sequence[Row]) -> str:
     return _columns([*beside, *found], [*columns, *_QUALITY])
 
 
-_NOT_OF_PEERS = ("edge s", "cloud s", "network s")
+_NOT_OF_PEERS = ("paired", "edge s", "cloud s", "network s")
 
 
 def beside_the_paper(rows: Sequence[Row]) -> str:
     """The paper's table, each line with ours at 3 ms and 30 Mbit/s, paced, below it; ours is scaled
-    to its 10,000 tokens. Empty where that network was not measured.
+    to its 10,000 tokens. Empty where that network was not measured, or not greedily.
     """
-    cell = ("paced", grid.PAPER_RTT_MS, grid.PAPER_MBIT, None)
+    cell = CellKey("paced", grid.PAPER_RTT_MS, grid.PAPER_MBIT, None)
     ours = {row.deployment: row for row in _of(rows, cell)}
     if not ours:
         return ""

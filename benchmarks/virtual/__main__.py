@@ -29,6 +29,14 @@ CHOSEN: Mapping[str, Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Wire:
+    """The network of a column."""
+
+    rtt_ms: float
+    mbit: float
+
+
+@dataclass(frozen=True, slots=True)
 class Way:
     """A row: the edge's settings, how far below the last exit the cloud takes over (None: the
     shipped split), and parameters of the request.
@@ -62,6 +70,7 @@ def main(
     count: Annotated[int, typer.Option(min=1, help="Prompts.")] = 6,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens of every answer.")] = 60,
     way: Annotated[list[str] | None, typer.Option(help="Only these rows.")] = None,
+    mbit: Annotated[float, typer.Option(min=0.1, help="Mbit/s each way.")] = 30.0,
 ) -> None:
     """Print, per way of choosing tokens, total time and cloud seconds over cloud-only's."""
     logging.disable(logging.WARNING)
@@ -71,7 +80,8 @@ def main(
     with tempfile.TemporaryDirectory(prefix="tandem-virtual-") as name:
         for chosen, parameters in CHOSEN.items():
             body = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, **parameters}
-            _table(Path(name), chosen, _asked(texts, body), delays, way or list(WAYS))
+            links = [Wire(delay, mbit) for delay in delays]
+            _table(Path(name), chosen, _asked(texts, body), links, way or list(WAYS))
 
 
 def _asked(texts: Sequence[str], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -82,48 +92,50 @@ def _table(
     folder: Path,
     chosen: str,
     asked: Sequence[Mapping[str, Any]],
-    delays: Sequence[float],
+    links: Sequence[Wire],
     ways: Sequence[str],
 ) -> None:
-    columns = " | ".join(f"{delay:g} ms" for delay in delays)
-    typer.echo(f"\n{chosen}: time / cloud-only (cloud seconds / cloud-only), 30 Mbit/s\n")
-    typer.echo(
-        f"| | {columns} | texts equal | accepted | p95 between tokens at {delays[-1]:g} ms |"
-    )
-    typer.echo("|---" * (len(delays) + 4) + "|")
+    columns = " | ".join(f"{link.rtt_ms:g} ms" for link in links)
+    mbit, last_ms = links[-1].mbit, links[-1].rtt_ms
+    typer.echo(f"\n{chosen}: time / cloud-only (cloud seconds / cloud-only), {mbit:g} Mbit/s\n")
+    typer.echo(f"| | {columns} | texts equal | accepted | p95 between tokens at {last_ms:g} ms |")
+    typer.echo("|---" * (len(links) + 4) + "|")
     split, depth = exits_beside(SHIPPED_MODEL)
     whole = _bundles(folder, split, depth, drafter=True)
     base = {
-        delay: answers(Deployed(whole / "edge", whole / "cloud", delay), _in(asked, mode="cloud"))
-        for delay in delays
+        link: answers(
+            Deployed(whole / "edge", whole / "cloud", link.rtt_ms, link.mbit),
+            _in(asked, mode="cloud"),
+        )
+        for link in links
     }
     for name in ways:
         way = WAYS[name]
         cut = split if way.below is None else depth - way.below
         edge = _bundles(folder, cut, depth, drafter=way.drafter) / "edge"
         found = {
-            delay: answers(
-                Deployed(edge, whole / "cloud", delay, settings=way.settings),
+            link: answers(
+                Deployed(edge, whole / "cloud", link.rtt_ms, link.mbit, settings=way.settings),
                 _in(asked, mode="verified", **way.parameters),
             )
-            for delay in delays
+            for link in links
         }
         cells = [
             f"{_seconds(found[d]) / _seconds(base[d]):.2f} "
             f"({_cloud(found[d]) / _cloud(base[d]):.2f})"
-            for d in delays
+            for d in links
         ]
         equal = sum(
             _ids(one) == _ids(other)
-            for d in delays
+            for d in links
             for one, other in zip(found[d], base[d], strict=True)
         )
-        last = found[delays[-1]]
+        last = found[links[-1]]
         accepted = statistics.fmean(_usage(a, "accepted_tokens") for a in last)
         share = accepted / statistics.fmean(_usage(a, "completion_tokens") for a in last)
         gaps = sorted(b - a for each in last for a, b in pairwise(each.arrivals))
         typer.echo(
-            f"| {name} | {' | '.join(cells)} | {equal} of {len(asked) * len(delays)} "
+            f"| {name} | {' | '.join(cells)} | {equal} of {len(asked) * len(links)} "
             f"| {share:.2f} | {gaps[int(0.95 * len(gaps))] * 1e3:.0f} ms |"
         )
 

@@ -52,6 +52,10 @@ class VirtualThread(Generic[W, R]):
     def __exit__(self, *_: object) -> None:
         self._run_errands()
 
+    def submit(self, work: W) -> "asyncio.Future[Completed[R]]":
+        """See `ModelThread.submit`."""
+        return asyncio.ensure_future(self.run(work))
+
     async def run(self, work: W) -> Completed[R]:
         """See `ModelThread.run`."""
         loop = asyncio.get_running_loop()

@@ -8,17 +8,23 @@ time.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from services.edge.policy import Pacing
+from services.edge.steps import StepTimes
 
 Plan = Literal["draft", "assist", "race", "cloud"]
 PLANS: Sequence[Plan] = ("draft", "assist", "race", "cloud")
 # Another plan must be better by this share before it is taken up.
 HYSTERESIS = 0.05
 WHOLE = 131_072
+# A draft is sent where what it may spare is worth this many times its way, but for those likelier
+# than the second: the best of 1, 2, 4 and 8 in virtual time at 5, 10 and 30 Mbit/s.
+_WAY_FACTOR = 2.0
+_MOST_WITHHELD = 0.5
 _WEIGHT = 0.1
+_INSTANT = 1e-9  # seconds; stands for none where one divides by them
 
 
 @dataclass(slots=True)
@@ -50,16 +56,30 @@ class Measured:
             setattr(self, name, before + weight * (value - before))
 
 
+def missed_seconds(seen: Measured, round_trip: float) -> float:
+    """What a token costs that no draft had."""
+    return round_trip + seen.verify + seen.edge / 2
+
+
 def cost(
-    plan: Plan, seen: Measured, *, full: float, round_trip: float, ahead: int
+    plan: Plan,
+    seen: Measured,
+    *,
+    full: float,
+    round_trip: float,
+    ahead: int,
+    row_seconds: float = 0.0,
 ) -> tuple[float, float]:
-    """Return (seconds, cloud seconds) a token under a plan; `full` is the cloud's step through all
-    layers.
+    """Return (seconds, cloud seconds) a token under a plan.
+
+    Args:
+        full: the cloud's step through all layers.
+        row_seconds: a state's time on the uplink; a token takes at least as long.
     """
     if plan == "cloud":
         return full, full
-    gap = round_trip + seen.verify + seen.edge / 2
-    alone = seen.edge + seen.missed * gap
+    gap = missed_seconds(seen, round_trip)
+    alone = max(seen.edge, row_seconds) + seen.missed * gap
     if plan == "draft":
         return alone, seen.passes * seen.verify
     gained = gap / full if plan == "race" else min(float(ahead), gap / full)
@@ -79,6 +99,7 @@ def choose(
     price: float,
     ahead: int,
     able: bool,
+    row_seconds: float = 0.0,
 ) -> Plan:
     """Choose the plan with the least `seconds + price x cloud seconds` a token.
 
@@ -90,7 +111,9 @@ def choose(
         return "race" if able and price == 0 else "draft"
 
     def worth(plan: Plan) -> float:
-        seconds, cloud = cost(plan, seen, full=full, round_trip=round_trip, ahead=ahead)
+        seconds, cloud = cost(
+            plan, seen, full=full, round_trip=round_trip, ahead=ahead, row_seconds=row_seconds
+        )
         return seconds + price * cloud
 
     best = min(PLANS if able else PLANS[:1], key=worth)
@@ -116,6 +139,7 @@ class Controller:
         price: what a second of the cloud is worth, in seconds of waiting.
         ahead: tokens the cloud goes on for in `assist`.
         upper: share of the model's layers a pass over states runs.
+        steps: what the edge's steps over drafts have taken.
     """
 
     base: Pacing
@@ -125,19 +149,36 @@ class Controller:
     upper: float
     seen: Measured
     plan: Plan = "draft"
+    steps: StepTimes = field(default_factory=StepTimes)
 
-    def pacing(self, round_trip: float | None, *, able: bool) -> Pacing:
-        """How a text goes on now."""
+    def pacing(self, round_trip: float | None, *, able: bool, row_seconds: float = 0.0) -> Pacing:
+        """How a text goes on now.
+
+        Args:
+            round_trip: to the cloud, seconds; None while unknown.
+            able: the cloud can go on by itself.
+            row_seconds: a state's time on the uplink.
+        """
+        way = round_trip or 0.0
         if self.fixed is not None:
             self.plan = self.fixed if able else "draft"
         else:
             self.plan = choose(
                 self.plan,
                 self.seen,
-                full=max(self.seen.verify / self.upper, 1e-9),
-                round_trip=round_trip or 0.0,
+                full=max(self.seen.verify / self.upper, _INSTANT),
+                round_trip=way,
                 price=self.price,
                 ahead=self.ahead,
                 able=able,
+                row_seconds=row_seconds,
             )
-        return paced(self.base, self.plan, ahead=self.ahead)
+        pacing = paced(self.base, self.plan, ahead=self.ahead)
+        # A row is worth its time, in the step and on the uplink, where the miss it may spare costs
+        # more.
+        miss = max(missed_seconds(self.seen, way), _INSTANT)
+        return replace(
+            pacing,
+            floor=max(pacing.floor, min(self.steps.row_seconds / miss, 1.0)),
+            least=min(_WAY_FACTOR * row_seconds / miss, _MOST_WITHHELD),
+        )

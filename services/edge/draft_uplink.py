@@ -12,7 +12,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Self
 
-from services.edge.drafts import Decided, Drafts
+from services.edge.draft_tree import Decided
+from services.edge.drafts import Drafts
 from services.edge.letters import cut
 from services.edge.uplink import RESENDS, RETRIES, Uplink
 from shared.errors import CloudLost, TandemError
@@ -26,9 +27,11 @@ class DraftUplink(Uplink):
 
     Args:
         as_ids: the cloud can make the states of a prompt itself.
+        least: the chance a draft must have to be worth its way.
     """
 
     as_ids: bool = False
+    least: float = 0.0
     decided: "deque[Decided]" = field(default_factory=deque)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     flying: int = 0
@@ -58,7 +61,14 @@ class DraftUplink(Uplink):
         may go on by itself: where it has not been announced a draft of what it decided.
         """
         start, drafts = self.drafts.sent, self.drafts
-        blocks = cut(drafts, as_ids=self.as_ids, want=Want.NOW, count=1 + ahead, announce=announce)
+        blocks = cut(
+            drafts,
+            as_ids=self.as_ids,
+            want=Want.NOW,
+            count=1 + ahead,
+            announce=announce,
+            least=self.least,
+        )
         self.owed = False
         self.flying += 1
         self.spent.requests += 1
@@ -79,14 +89,11 @@ class DraftUplink(Uplink):
         self.owed = True
 
     async def _deliver(self, blocks: list[Block], start: int, ahead: int) -> None:
-        began = time.perf_counter()
         try:
             if ahead:
                 await self._listen(blocks)
             else:
-                report = await self._post(blocks, "complete")
-                self.link.succeeded(time.perf_counter() - began - report.seconds)
-                self._hear(report)
+                self._hear(await self._send(blocks, "complete"))
             self._failed = 0
         except TandemError as error:
             self.drafts.unsend(min(start, *(block.start for block in blocks)))
@@ -98,6 +105,16 @@ class DraftUplink(Uplink):
         finally:
             self.flying -= 1
             self.changed.set()
+
+    async def _send(self, blocks: list[Block], operation: str) -> Report:
+        """Post blocks, and note what their way tells of the link."""
+        began = time.perf_counter()
+        report = await self._post(blocks, operation)
+        ended = time.perf_counter()
+        self.link.succeeded(ended - began - report.seconds)
+        count = sum(len(b.states.payload) + len(b.states.scales) for b in blocks if b.states)
+        self.link.carried(count, began, ended, report.seconds)
+        return report
 
     async def _listen(self, blocks: list[Block]) -> None:
         with self._watched("stream"):
@@ -140,9 +157,9 @@ class DraftUplink(Uplink):
             if self._leaving or not self._unsent or not self.link.usable:
                 continue
             start = self.drafts.sent
-            blocks = cut(self.drafts, as_ids=self.as_ids, want=Want.NOTHING)
+            blocks = cut(self.drafts, as_ids=self.as_ids, want=Want.NOTHING, least=self.least)
             try:
-                self._hear(await self._post(blocks, "upload"))
+                self._hear(await self._send(blocks, "upload"))
             except TandemError:
                 # Noted on the link and in the metrics; the rows go with the next blocks.
                 self.drafts.unsend(min(start, *(block.start for block in blocks)))
@@ -153,5 +170,5 @@ class DraftUplink(Uplink):
     def _unsent(self) -> bool:
         """Whether there is anything the cloud could be sent; not the opening, which asks."""
         drafts = self.drafts
-        fresh = drafts.sent < drafts.states.end or bool(drafts.unsent())
+        fresh = drafts.sent < drafts.states.end or bool(drafts.unsent(self.least))
         return drafts.offered and fresh

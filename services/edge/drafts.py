@@ -7,62 +7,14 @@ nodes. Which rows of KV belong to whom is kept here as plain numbers. Sans I/O, 
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 from services.edge.chain import Chain
 from services.edge.chances import Chances
+from services.edge.draft_tree import Decided, Node, Step
 from shared.decoding.sampling import PrefixState, Ranking
 from shared.errors import CloudLost
 from shared.protocol.digest import extend, extend_all
 from shared.protocol.messages import HiddenBlock, Opening, Report
-
-
-@dataclass(slots=True, eq=False)
-class Node:
-    """A token after `parent`. `chance` is that it follows, given the parent does.
-
-    `slot` is its row of KV once it is run or running; `coded` its state (block, row) once run;
-    `asked` says that a pass was asked for which looks at it.
-    """
-
-    token: int
-    position: int
-    digest: bytes
-    parent: "Node | None"
-    prefix: PrefixState | None
-    chance: float = 1.0
-    children: "dict[int, Node]" = field(default_factory=dict)
-    slot: int | None = None
-    coded: tuple[HiddenBlock, int] | None = None
-    ran: bool = False
-    ranking: Ranking | None = None
-    decided: bool = False
-    sent: bool = False
-    asked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Rows to run: first the KV's slots from `base` on shrink to `keep`, then `nodes` follow them.
-
-    `parents` are those of all slots from `line` (the first that is not decided) on, counted from
-    there; -1 is the decided prefix.
-    """
-
-    nodes: Sequence[Node]
-    base: int
-    keep: Sequence[int]
-    line: int
-    parents: Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """A token of the text: whether the edge had drafted it, and with what chance."""
-
-    token: int
-    drafted: bool
-    chance: float | None
 
 
 class Drafts(Chain):
@@ -178,14 +130,17 @@ class Drafts(Chain):
         ]
         return Step(nodes, base, keep, self._base, parents)
 
-    def ran(
-        self, step: Step, states: HiddenBlock | None, rankings: Sequence[Ranking | None]
-    ) -> None:
-        """Take in what a step's rows gave: coded states, and what may follow each."""
-        for row, (node, ranking) in enumerate(zip(step.nodes, rankings, strict=True)):
+    def ran(self, step: Step, rankings: Sequence[Ranking | None]) -> None:
+        """Take in what may follow each of a step's rows; the next step can be chosen."""
+        for node, ranking in zip(step.nodes, rankings, strict=True):
             node.ran = True
-            node.coded = None if states is None else (states, row)
             node.ranking = ranking
+
+    def coded(self, step: Step, states: HiddenBlock | None) -> None:
+        """Take in the coded states of a step that ran (none where none travel): it can be sent."""
+        for row, node in enumerate(step.nodes):
+            node.coded = None if states is None else (states, row)
+            node.ready = True
         self._absorb()
 
     def dropped(self, step: Step) -> None:
@@ -202,9 +157,19 @@ class Drafts(Chain):
         alive = {id(node) for node, _ in self.live}
         return any(node.decided or id(node) in alive for node in step.nodes)
 
-    def unsent(self) -> list[Node]:
-        """Live drafts that were run and not sent, parents first."""
-        return [node for node, _ in self.live if node.ran and not node.sent and not node.decided]
+    def unsent(self, least: float = 0.0) -> list[Node]:
+        """Live drafts that can be sent and were not, parents first: those on the likeliest path,
+        and those whose chance to be decided is at least `least`.
+        """
+        path = {id(node) for node in self.path()} if least > 0 else set()
+        return [
+            node
+            for node, chance in self.live
+            if node.ready
+            and not node.sent
+            and not node.decided
+            and (chance >= least or id(node) in path)
+        ]
 
     def running(self) -> list[Node]:
         """Live drafts under way."""
@@ -221,20 +186,24 @@ class Drafts(Chain):
             if node.position >= start:
                 node.sent = node.asked = False
 
+    def path(self) -> Iterator[Node]:
+        """The likeliest drafts that have run, one on the other, from the root on."""
+        node: Node | None = self.root
+        while node is not None and node.ran:
+            yield node
+            following = (child for child in node.children.values() if child.ran)
+            node = max(following, key=lambda child: child.chance, default=None)
+
     def doubt(self) -> tuple[float, int]:
-        """Along the likeliest run drafts: the chance that what no pass was asked for is all right,
-        what comes next included, and how many nodes that is.
+        """Along the likeliest path: the chance that what no pass was asked for is all right, what
+        comes next included, and how many nodes that is.
         """
-        chance, count, node = 1.0, 0, self.root
-        while node.ran:
+        chance, count = 1.0, 0
+        for node in self.path():
             if not node.asked:
                 count += 1
                 if node.ranking is not None:
                     chance *= self.chances.of(node.ranking.lead)[0]
-            following = [child for child in node.children.values() if child.ran]
-            if not following:
-                break
-            node = max(following, key=lambda child: child.chance)
         return chance, count
 
     def _move(self, child: Node) -> None:
@@ -259,7 +228,7 @@ class Drafts(Chain):
 
     def _absorb(self) -> None:
         """Log the states of decided nodes that have run, in order."""
-        while self._path and self._path[0].ran:
+        while self._path and self._path[0].ready:
             node = self._path.popleft()
             if node.coded is not None:
                 self.states.append_row(*node.coded)

@@ -7,20 +7,28 @@ of one body. Sans I/O.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.edge.drafts import Drafts, Node
+from services.edge.draft_tree import Node
+from services.edge.drafts import Drafts
 from shared import quantization
 from shared.protocol.messages import Block, HiddenBlock, Want
 
 
 def cut(
-    drafts: Drafts, *, as_ids: bool, want: Want, count: int = 0, announce: bool = False
+    drafts: Drafts,
+    *,
+    as_ids: bool,
+    want: Want,
+    count: int = 0,
+    announce: bool = False,
+    least: float = 0.0,
 ) -> list[Block]:
     """Return blocks of everything not sent, and count it as sent; the last says what is wanted.
+    Drafts less likely than `least` stay, but for the likeliest path.
 
     With `as_ids` the decided prefix of a session that opens goes without states, which the cloud
     then makes itself. With `announce` it is told which drafts are being run.
     """
-    branches = _branches(drafts.unsent())
+    branches = _branches(drafts.unsent(least))
     start = drafts.sent
     end = drafts.end if not drafts.travels or (as_ids and start == 0) else drafts.states.end
     blocks = []

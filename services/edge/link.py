@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from services.edge.bandwidth import Bandwidth
+
 State = Literal["unknown", "reachable", "lost", "unfit"]
 
 _log = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class Link:
     cloud_format: str | None = None
     cloud_modes: tuple[str, ...] | None = None
     round_trip_seconds: float | None = None
+    bandwidth: Bandwidth = field(default_factory=Bandwidth)
     _resume_at: float = field(default=0.0)
     _lost_at: float = field(default=0.0)
     _told: tuple[State, str | None] = field(default=("unknown", None))
@@ -78,6 +81,11 @@ class Link:
                 network_seconds if known is None else min(network_seconds, known * 1.01)
             )
         self._tell()
+
+    def carried(self, count: int, sent: float, answered: float, cloud_seconds: float) -> None:
+        """Record that a body of `count` bytes was answered, moments on one clock."""
+        way = self.round_trip_seconds or 0.0
+        self.bandwidth.answered(count, sent, answered - cloud_seconds - way)
 
     def welcomed(self, compute_format: str, modes: Sequence[str]) -> None:
         """Record that the cloud showed itself and fits this edge."""

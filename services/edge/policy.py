@@ -72,7 +72,8 @@ class Pacing:
     more than `most` are undecided. A pass is asked for where the chance that everything since the
     last one is right falls below `doubt`, or after `longest` drafts. After a pass the cloud may go
     on by itself for `ahead` tokens: where it decided what the edge had not drafted, or, `racing`,
-    whatever the edge has drafted.
+    whatever the edge has drafted. Drafts less likely than `least` are not sent, but for the
+    likeliest path.
     """
 
     width: int = 8
@@ -82,6 +83,7 @@ class Pacing:
     most: int = 64
     ahead: int = 0
     racing: bool = False
+    least: float = 0.0
 
 
 def default_on_cloud_loss(mode: Mode) -> OnCloudLoss:

@@ -13,9 +13,10 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from services.edge.controller import Controller
+from services.edge.draft_tree import Decided, Step
 from services.edge.draft_uplink import DraftUplink
 from services.edge.drafting import Ask, Drafted, Drafting, Ranker
-from services.edge.drafts import Decided, Drafts, Step
+from services.edge.drafts import Drafts
 from services.edge.engine import EdgeResult, EdgeState, EdgeWork
 from services.edge.policy import Pacing
 from shared import quantization
@@ -55,7 +56,8 @@ class Verified:
     pacing: Pacing = field(default_factory=Pacing)
     waits: Waits = field(default_factory=Waits)
     edge_seconds: float = 0.0
-    _task: "asyncio.Task[Completed[EdgeResult]] | None" = None
+    _task: "asyncio.Future[Completed[EdgeResult]] | None" = None
+    _broken: BaseException | None = None
     _steps: int = 0
     _step: Step | None = None
     _work: Drafting | None = None
@@ -93,6 +95,16 @@ class Verified:
         """Whether the cloud can go on by itself."""
         return self.uplink.as_ids or not self.drafts.travels
 
+    @property
+    def _row_seconds(self) -> float:
+        """What a state takes on the uplink."""
+        drafts = self.drafts
+        if not drafts.travels:
+            return 0.0
+        layout = quantization.RowLayout.of(drafts.opening.codec, drafts.states.hidden)
+        count = layout.payload + layout.scales
+        return count * self.uplink.link.bandwidth.seconds_per_byte
+
     def _begin(self) -> None:
         """Start a step over what is most worth running, if none is under way."""
         pacing = self.pacing
@@ -104,8 +116,8 @@ class Verified:
             return
         self._step = step
         self._work = self._work_of(step)
-        self._task = asyncio.create_task(self.thread.run(self._work))
-        self._task.add_done_callback(lambda _: self.uplink.changed.set())
+        self._task = self.thread.submit(self._work)
+        self._task.add_done_callback(self._stepped)
 
     def _work_of(self, step: Step) -> Drafting:
         last = self.drafts.opening.max_positions - 1
@@ -131,12 +143,13 @@ class Verified:
 
     async def _leave(self) -> None:
         """Give up the step under way; its KV may be closed once it is out of the queue."""
-        if self._task is None or self._work is None:
+        task, self._task = self._task, None
+        if task is None or self._work is None:
             return
         self._work.wanted = False
-        self._task.cancel()
-        await asyncio.wait({self._task})
-        if not self._task.cancelled() and (error := self._task.exception()) is not None:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled() and (error := task.exception()) is not None:
             _log.debug("the last step of a text failed", exc_info=error)
 
     def _remember(self) -> None:
@@ -151,23 +164,37 @@ class Verified:
                 passes=spent.passes / made,
             )
 
-    def _collect(self) -> None:
-        """Take in a finished step; what it ran starts on its way up."""
-        assert self._task is not None
-        assert self._step is not None
-        task, self._task, step, self._step = self._task, None, self._step, None
+    def _stepped(self, task: "asyncio.Future[Completed[EdgeResult]]") -> None:
+        """A step has ended: the next one begins before anything else is seen to."""
+        if task is not self._task:
+            return  # given up
+        try:
+            self._collect(task)
+        except Exception as error:  # whatever it is, who iterates `tokens` gets it
+            self._broken = error
+        self.uplink.changed.set()
+
+    def _collect(self, task: "asyncio.Future[Completed[EdgeResult]]") -> None:
+        """Take in a finished step and begin the next; what was run starts on its way up."""
+        step, self._step, self._task = self._step, None, None
+        assert step is not None
         try:
             completed = task.result()
         except Abandoned:
             self.drafts.dropped(step)
+            self._begin()
             return
         drafted = completed.value
         assert isinstance(drafted, Drafted)
         self.edge_seconds += completed.compute_seconds
         self._steps += 1
+        if not any(node.decided for node in step.nodes):
+            self.controller.steps.take(len(step.nodes), completed.compute_seconds)
+        self.drafts.ran(step, drafted.rankings)
+        self._begin()
         codec = self.drafts.opening.codec
         coded = quantization.encode(drafted.states, codec) if self.drafts.travels else None
-        self.drafts.ran(step, coded, drafted.rankings)
+        self.drafts.coded(step, coded)
 
     def _ask(self) -> bool:
         """Ask for a pass where one is due; true if one was asked for."""
@@ -196,8 +223,10 @@ class Verified:
 
     def _ask_now(self) -> None:
         link, drafts = self.uplink.link, self.drafts
-        round_trip = link.round_trip_seconds
-        pacing = self.pacing = self.controller.pacing(round_trip, able=self._able)
+        pacing = self.pacing = self.controller.pacing(
+            link.round_trip_seconds, able=self._able, row_seconds=self._row_seconds
+        )
+        self.uplink.least = pacing.least
         ahead = min(pacing.ahead, drafts.opening.max_positions - drafts.end)
         self.uplink.ask_for(ahead, announce=ahead > 0 and not pacing.racing)
 
@@ -209,9 +238,9 @@ class Verified:
         if resting:
             self.waits.seconds += time.perf_counter() - began
             self.waits.round_trips += bool(self.uplink.decided)
-        if self._task is not None and self._task.done():
-            self._collect()
-        elif self._step is not None and self._work is not None:
+        if self._broken is not None:
+            raise self._broken
+        if self._step is not None and self._work is not None:
             # What no longer stands on the text is not worth the rest of its layers.
             self._work.wanted = self.drafts.matters(self._step)
 

@@ -28,10 +28,14 @@ class _Entry(Generic[W, R]):
     loop: asyncio.AbstractEventLoop
     done: "asyncio.Future[Completed[R]]"
     submitted: float
-    cancelled: bool = False
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
     started: bool = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.done.cancelled()
 
 
 @dataclass(slots=True)
@@ -83,12 +87,15 @@ class ModelThread(Generic[W, R]):
         return sum(not entry.cancelled for entry in self._entries.copy())
 
     async def run(self, work: W) -> Completed[R]:
-        """Queue `work` and wait for its result. Cancelling the caller drops the work at the next
-        step's start.
+        """Queue `work` and wait for its result; see `submit`."""
+        return await self.submit(work)
+
+    def submit(self, work: W) -> "asyncio.Future[Completed[R]]":
+        """Queue `work` at once; the future has its result, or whatever the engine failed it with.
+        Cancelling the future drops the work at the next step's start.
 
         Raises:
             Overloaded: the queue is full or the thread is closing.
-            Exception: whatever the engine failed this work with.
         """
         loop = asyncio.get_running_loop()
         entry = _Entry(work, loop, loop.create_future(), time.perf_counter())
@@ -99,11 +106,7 @@ class ModelThread(Generic[W, R]):
                 raise Overloaded(f"{waiting} works are waiting, the most allowed")
             self._entries.append(entry)
             self._wake.notify()
-        try:
-            return await entry.done
-        except asyncio.CancelledError:
-            entry.cancelled = True
-            raise
+        return entry.done
 
     def post(self, errand: Callable[[], None]) -> None:
         """Run `errand` on the thread between two steps: how what a step may be using is given

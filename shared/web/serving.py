@@ -25,6 +25,9 @@ _log = logging.getLogger(__name__)
 # How long an idle connection is kept: longer than clients and proxies keep theirs, so that no
 # request meets a connection that is being closed.
 KEEP_ALIVE_SECONDS = 75
+# How long one thread of Python may keep the others waiting. By default 5 ms: the engine's thread
+# needs the interpreter between any two operators, and the event loop has messages to pack.
+SWITCH_SECONDS = 0.0005
 # As many connections may wait to be accepted as uvicorn allows by default.
 _BACKLOG = 2048
 
@@ -55,6 +58,7 @@ def run(settings: Settings, create_app: Callable[[SpanModel], FastAPI]) -> None:
         SystemExit: it cannot start, and why, in one line; or it has ended, with code 0.
     """
     logs.configure(settings.log_level)
+    sys.setswitchinterval(SWITCH_SECONDS)
     torch.set_num_threads(model_threads(settings.threads, cores=usable_cores()))
     with environment.starting():
         model = load_bundle(settings.bundle, device=settings.device)

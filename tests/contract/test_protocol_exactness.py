@@ -79,6 +79,7 @@ pacings = st.builds(
     most=st.sampled_from([1, 6, 40]),
     ahead=st.sampled_from([0, 0, 1, 4, 100]),
     racing=st.booleans(),
+    least=st.sampled_from([0.0, 0.0, 0.3]),
 )
 
 

@@ -15,9 +15,10 @@ from services.cloud import verification
 from services.cloud.contexts import Standing, VerifiedContext
 from services.cloud.engine import Pick
 from services.cloud.verification import Verdict, Verification
-from services.edge.drafts import Drafts, Step
+from services.edge.draft_tree import Step
+from services.edge.drafts import Drafts
 from services.edge.policy import Pacing
-from shared.decoding.sampling import Choice, Ranking
+from shared.decoding.sampling import Choice
 from shared.errors import TandemError
 from shared.protocol.messages import Block, HiddenBlock, Sampling
 from shared.quantization import CodedRows
@@ -46,6 +47,23 @@ HOT = {
         errors=st.just(dict.fromkeys(EXITS, 0)),
         sampling=st.builds(Sampling, temperature=st.just(3.0), seed=st.integers(0, 2**64 - 1)),
         pacing=st.just(Pacing(width=5, floor=0.0, doubt=0.0)),
+    )
+}
+# Runs of right drafts looked at at once, each of which changes what may follow.
+PENALISED = {
+    "case": st.builds(
+        replace,
+        cases(modes=("verified",)),
+        errors=st.just(dict.fromkeys(EXITS, 0)),
+        faults=st.just([]),
+        new_tokens=st.just(16),
+        sampling=st.builds(
+            Sampling,
+            temperature=st.just(3.0),
+            repetition_penalty=st.just(3.0),
+            seed=st.integers(0, 2**64 - 1),
+        ),
+        pacing=st.just(Pacing(width=1, floor=0.0, doubt=0.0, longest=6)),
     )
 }
 # Drafts that are wrong as often as right, on their way while the cloud decides otherwise.
@@ -143,10 +161,8 @@ def _picks_by_row(
     return [Pick(p.row, picks[0].position + n, p.state) for n, p in enumerate(picks)]
 
 
-def _give_each_node_the_last_state(
-    self: Drafts, step: Step, states: HiddenBlock | None, rankings: Sequence[Ranking | None]
-) -> None:
-    _ran(self, step, states, rankings)
+def _give_each_node_the_last_state(self: Drafts, step: Step, states: HiddenBlock | None) -> None:
+    _coded(self, step, states)
     if states is not None:
         for node in step.nodes:
             node.coded = (states, len(step.nodes) - 1) if not node.decided else node.coded
@@ -171,7 +187,7 @@ def _unsend_nothing(self: Drafts, start: int) -> None:
 
 
 _apply, _picks, _append_row = VerifiedContext.apply, verification._picks, CodedRows.append_row
-_ran, _move = Drafts.ran, Drafts._move
+_coded, _move = Drafts.coded, Drafts._move
 
 
 Planted = tuple[Any, str, Callable[..., Any], Callable[..., None], dict[str, Any]]
@@ -185,11 +201,11 @@ FAULTS: dict[str, Planted] = {
     ),
     "KV keeps other rows": (ToyCache, "keep", _keep_the_first_rows, check_sources, VERIFIED),
     "no fencing": (VerifiedContext, "apply", _forget_the_fork, check_sources, WAVERING),
-    "nodes without folds": (verification, "_picks", _picks_without_folds, check_sources, VERIFIED),
+    "nodes without folds": (verification, "_picks", _picks_without_folds, check_sources, PENALISED),
     "positions by row": (verification, "_picks", _picks_by_row, check_sources, HOT),
     "states of other nodes": (
         Drafts,
-        "ran",
+        "coded",
         _give_each_node_the_last_state,
         check_sources,
         VERIFIED,

@@ -12,19 +12,26 @@ from benchmarks.deployments import DEPLOYMENTS
 from benchmarks.measure import Bench, Workload
 from benchmarks.paced.prices import PAPER_HIDDEN, paper_prices
 from benchmarks.prompts import SHIPPED, read
-from benchmarks.quality import FullModel
 from benchmarks.rows import Row
+from benchmarks.sampling import Sampling
 from benchmarks.stack import EdgeKind, cores_here, stack
+from cli.full_model import FullModel
 from cli.partition import SHIPPED_MODEL
 from services.edge.text import TextCodec
 from tests.support.reference import bundles
 
 TOKENS = 6
+_GREEDY, _SAMPLED = Sampling(), Sampling(0.9, 0.95, 5)
 ALONE = DEPLOYMENTS["self-speculation"]
 NAMES = (
     "cloud-only", "naive split", "fair split", "standalone", "self-speculation",
     "CE-CoLLM 49.6%, half",
 )  # fmt: skip
+
+
+def _model(sampling: Sampling) -> FullModel:
+    eos_ids = TextCodec(SHIPPED_MODEL).eos_ids
+    return FullModel(SHIPPED_MODEL, sampling.of_model(TOKENS, eos_ids))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +46,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     ]
     prompts = read(SHIPPED, SHIPPED_MODEL, count=2, longest=64)
     workload = Workload(prompts, TOKENS, {"quarter": (3, 6), "half": (6, 6)})
-    model = FullModel(SHIPPED_MODEL, TextCodec(SHIPPED_MODEL).eos_ids)
+    model = _model(_GREEDY)
     logs: Path = tmp_path_factory.mktemp("logs")
     with stack(quarter.cloud, edges, cores=cores_here(), paced=True, logs=logs) as running:
         yield Bench(running, workload, model, tell=lambda _: None)
@@ -133,6 +140,31 @@ def test_the_cloud_that_drafts_for_itself_is_one_device_a_round_trip_away(
     assert row.round_trips > 0
     for answer in answers["self-speculation"]:
         assert answer.ttft_s > 0.04 + (prices.forward(32, 1) + prices.head) / 1e3
+
+
+def test_sampled_texts_are_cloud_onlys_and_the_full_models_with_the_same_seeds(
+    bench: Bench, measured: Measured
+) -> None:
+    names = ("cloud-only", "fair split", "standalone", "self-speculation", "verified, quarter")
+    workload = replace(bench.workload, sampling=_SAMPLED)
+    sampled = Bench(bench.stack, workload, _model(_SAMPLED), tell=lambda _: None)
+    deployments = [DEPLOYMENTS[name] for name in names]
+    rows, answers = sampled.cell(Cell("paced", 3.0, 30.0), deployments, repeats=1)
+    for row in rows:
+        assert (row.temperature, row.top_p, row.seed) == (0.9, 0.95, 5)
+        promised = row.deployment != "standalone"
+        assert ((row.identical, row.agreement) == (1.0, 1.0)) == promised, row.deployment
+    assert [a.ids for a in answers["cloud-only"][0]] != [a.ids for a in measured[1]["cloud-only"]]
+
+
+def test_ratios_are_told_prompt_by_prompt(measured: Measured) -> None:
+    rows, answers = measured
+    base, split = (answers[name] for name in ("cloud-only", "fair split"))
+    ratios = [one.total_s / other.total_s for one, other in zip(split, base, strict=True)]
+    row = rows["fair split"]
+    assert (row.ratio_low, row.ratio_high) == (min(ratios), max(ratios))
+    assert row.ratio_paired == pytest.approx(sum(ratios) / 2)
+    assert rows["cloud-only"].ratio_paired == 1.0
 
 
 def test_the_share_offloaded_follows_the_threshold(bench: Bench) -> None:

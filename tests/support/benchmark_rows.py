@@ -1,4 +1,4 @@
-"""Rows of the benchmark, made up."""
+"""Rows of the benchmark, made up, and the tables made of them taken apart."""
 
 from typing import Any
 
@@ -45,3 +45,16 @@ _DEFAULTS: dict[str, Any] = {
 def row(**changes: Any) -> Row:
     """A row with these figures, and others that could be."""
     return Row(**{**_DEFAULTS, **changes})
+
+
+def lines_of(text: str) -> dict[str, list[str]]:
+    """Cells of a table by the first of their line; the head is there by its own first cell."""
+    split = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    assert len({len(line) for line in split}) == 1
+    return {line[0]: line[1:] for line in split}
+
+
+def column_of(text: str, deployment: str, head: str) -> str:
+    """The cell of a deployment below a head."""
+    lines = lines_of(text)
+    return lines[deployment][lines[""].index(head)]

@@ -31,6 +31,7 @@ from services.edge.generation import Generation, Token
 from services.edge.link import Link
 from services.edge.metrics import EdgeMetrics
 from services.edge.policy import Mode, OnCloudLoss, Pacing, Rules
+from services.edge.steps import StepTimes
 from services.edge.uplink import Uplink
 from services.edge.verified import Verified
 from shared.decoding.sampling import SAMPLER_VERSION, PrefixState, SamplingParameters
@@ -185,9 +186,9 @@ class _Fixed:
     """A controller without a choice."""
 
     chosen: Pacing
+    steps: StepTimes = field(default_factory=StepTimes)
 
-    def pacing(self, _round_trip: float | None, *, able: bool) -> Pacing:
-        del able
+    def pacing(self, *_: object, **__: object) -> Pacing:
         return self.chosen
 
     @property

@@ -13,10 +13,11 @@ from benchmarks.deployments import DEPLOYMENTS, Deployment, register
 from benchmarks.matching import threshold_for
 from benchmarks.measure import between_tokens, figures
 from benchmarks.prompts import SHIPPED, read
-from benchmarks.quality import FullModel, Judged, nearness
+from benchmarks.quality import Judged, nearness
 from benchmarks.rows import Row
 from benchmarks.stack import Cores
 from cli.errors import CommandError
+from cli.full_model import FullModel
 from cli.partition import SHIPPED_MODEL
 from services.edge.text import TextCodec
 from tests.support.reference import generate
@@ -147,7 +148,7 @@ def test_nearness_counts_tokens_texts_and_words() -> None:
     whole = list(generate(reference(), [prompt], new_tokens=8, at_least=8)[0].ids)
     other = [*whole[:4], (whole[4] + 1) % 4096, *whole[5:]]
     answers = [Judged(prompt, ids, text.decode(ids)) for ids in (whole, other)]
-    found = nearness(FullModel(SHIPPED_MODEL, []), answers, [answers[0]] * 2)
+    found = nearness(FullModel(SHIPPED_MODEL), answers, [answers[0]] * 2)
     # The token put in is not the full model's; what it says after it is its own affair.
     assert 4 + 8 <= found.agreement * 16 < 16
     assert found.identical == 0.5
@@ -155,7 +156,7 @@ def test_nearness_counts_tokens_texts_and_words() -> None:
 
 
 def test_the_same_text_is_as_near_as_can_be_in_any_script() -> None:
-    model = FullModel(SHIPPED_MODEL, [])
+    model = FullModel(SHIPPED_MODEL)
     same = Judged((5, 6), (7, 8), "дом")
     assert nearness(model, [same], [same]).rouge_l == 1.0
 

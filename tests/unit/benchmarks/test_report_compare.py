@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from benchmarks.report.compare import Comparison, compare, main
 from benchmarks.rows import Row, save
+from cli.errors import CommandError
 from tests.support.benchmark_rows import row
 
 STEPS = {"setup": "real", "mbit": None, "rtt_steps": 1.35}
@@ -83,6 +84,36 @@ def test_round_trips_in_steps_are_the_same_network_on_machines_of_other_speed() 
     new = [row(**STEPS, rtt_ms=11.5), row(**STEPS, rtt_ms=11.5, deployment="x", total_s=3.0)]
     old = [row(**STEPS, rtt_ms=9.7), row(**STEPS, rtt_ms=9.7, deployment="x")]
     assert _differing(new, old) == [("real", "total over cloud-only's")]
+
+
+def _sampled(rows: Sequence[Row], **changes: Any) -> list[Row]:
+    return [
+        replace(each, **{"temperature": 0.8, "top_p": 0.95, "seed": 5, **changes}) for each in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    "change", [{"temperature": 0.0, "top_p": 1.0, "seed": None}, {"temperature": 0.7}, {"top_p": 1}]
+)
+def test_a_run_sampled_otherwise_is_no_reference(change: dict[str, Any]) -> None:
+    sampled = _sampled(_run(total_s=9.0))
+    assert len(_differing(sampled, _sampled(_run()))) == 2
+    with pytest.raises(CommandError, match="sampled alike"):
+        _compare(sampled, _sampled(_run(), **change))
+    both = _compare(sampled, [*_sampled(_run(), **change), *sampled])
+    assert (both.compared, both.differences, both.absent) == (2, [], [])
+
+
+def test_other_seeds_give_other_tokens_and_the_same_ratios() -> None:
+    other = _sampled(_run(agreement=0.5, total_s=2.2), seed=6)
+    assert _differing(other, _sampled(_run())) == [("paced", "total over cloud-only's")]
+    same = _sampled(_run(agreement=0.5))
+    assert _differing(same, _sampled(_run())) == [("paced", "agreement")]
+
+
+def test_a_difference_says_how_tokens_were_chosen() -> None:
+    (paced, _) = _compare(_sampled(_run(total_s=9.0)), _sampled(_run())).differences
+    assert str(paced).startswith("paced, 3 ms, 30 Mbit/s, temperature 0.8, top-p 0.95: x: ")
 
 
 def test_what_only_the_reference_has_is_told_and_no_difference() -> None:

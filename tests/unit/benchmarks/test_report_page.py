@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,23 @@ def test_what_was_not_measured_has_no_heading(tmp_path: Path) -> None:
     for absent in ("Other people", "Beside the paper", "as measured", "Real compute"):
         assert absent not in text
     assert "### 20 ms, 30 Mbit/s, every figure" in text
+
+
+def test_a_sampled_page_says_so_in_its_titles_and_pictures(tmp_path: Path) -> None:
+    told: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95, "seed": 5}
+    told |= {"ratio_paired": 0.9, "ratio_low": 0.8, "ratio_high": 1.0}
+    rows = [replace(each, **told) for each in _rows() if not each.peer]
+    text = write(_folder(tmp_path, rows, ABOUT)).read_text()
+    title = "# Results of the benchmark, sampled at temperature 0.8, top-p 0.95, seed 5"
+    assert text.splitlines()[0] == title
+    heads = re.findall(r"^## (.+)$", text, flags=re.MULTILINE)
+    assert heads[0] == "Paced: 7B unit costs; temperature 0.8, top-p 0.95"
+    assert heads[1].startswith("Real compute: the shipped model; temperature 0.8")
+    for words in ("the same seed", "*Paired* is the median"):
+        assert words in text
+    greedy = write(_folder(tmp_path, _rows(), ABOUT)).read_text()
+    for untold in ("temperature", "seed", "paired", "Paired"):
+        assert untold not in greedy
 
 
 @pytest.mark.parametrize("key", ["commit", "machine", "date", "quick"])

@@ -1,5 +1,6 @@
 """The report's pictures: what is drawn where, in which colour, and that names can be read."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
+from matplotlib.text import Annotation
 
 from benchmarks.deployments import DEPLOYMENTS
 from benchmarks.report.cost import cost, part
 from benchmarks.report.palette import looks
-from benchmarks.report.plots import apart, draw, spread, total_by_rtt, traffic
+from benchmarks.report.plots import apart, draw, spread, title_of, total_by_rtt, traffic
 from benchmarks.rows import Row
 from tests.support.benchmark_rows import row
 
@@ -96,6 +98,16 @@ def test_a_single_panel_names_its_lines_and_says_their_last_time() -> None:
     assert "30 Mbit/s" in figure.get_suptitle()
 
 
+def test_a_picture_says_how_tokens_were_chosen() -> None:
+    rows = [replace(each, temperature=0.8, top_p=0.95, seed=5) for each in _rows()]
+    own = [each for each in rows if each.setup == "paced"]
+    made = (total_by_rtt(rows, "paced"), traffic(rows), cost(own, [own[0].cell], title_of(own)))
+    for figure in made:
+        assert "temperature 0.8, top-p 0.95" in figure.get_suptitle()
+    for figure in (total_by_rtt(_rows(), "paced"), traffic(_rows())):
+        assert "temperature" not in figure.get_suptitle()
+
+
 def test_a_deployment_has_one_colour_everywhere() -> None:
     seen = {name: to_hex(look.colour) for name, look in looks(["naive split", "x"]).items()}
     rows = [*_rows(), row(deployment="x", rtt_ms=3.0), row(deployment="x", rtt_ms=20.0)]
@@ -134,6 +146,19 @@ def test_labels_are_pushed_apart_and_keep_their_order() -> None:
     # Neither all above nor all below where the lines end.
     assert max(abs(placed[name] - heights[name]) for name in heights) < 0.05
     assert spread({}, 0.05) == {}
+
+
+def test_labels_stay_below_what_says_what_they_are() -> None:
+    heights = {str(number): 0.9 + 0.005 * number for number in range(17)}
+    placed = spread(heights, 0.05, 0.97)
+    ordered = [placed[name] for name in heights]
+    assert max(ordered) <= 0.97 + 1e-9
+    assert min(upper - lower for lower, upper in pairwise(ordered)) > 0.05 - 1e-9
+    assert min(ordered) >= 0
+    many = [row(deployment=f"n{n}", rtt_ms=rtt, total_s=9.0) for n in range(30) for rtt in (3, 50)]
+    texts = total_by_rtt([row(), row(rtt_ms=50.0), *many], "paced").axes[0].texts
+    places = [text.xyann[1] for text in texts if isinstance(text, Annotation)][:31]
+    assert 0 <= min(places) < max(places) <= 0.97 + 1e-9
 
 
 def test_ticks_that_would_overlap_are_left_out() -> None:

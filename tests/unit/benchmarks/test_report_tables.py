@@ -13,24 +13,12 @@ import pytest
 from benchmarks import rows as files
 from benchmarks.report import grid, tables
 from benchmarks.report.paper_table import CLOUD, PUBLISHED
-from benchmarks.rows import Row
+from benchmarks.rows import CellKey, Row
 from cli.errors import CommandError
-from tests.support.benchmark_rows import row
+from tests.support.benchmark_rows import column_of, lines_of, row
 
-PAPER_CELL = ("paced", 3.0, 30.0, None)
-LOOPBACK = ("real", 0.0, None, None)
-
-
-def _lines(text: str) -> dict[str, list[str]]:
-    """Cells of a table by the first of their line; the head is there by its own first cell."""
-    split = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
-    assert len({len(line) for line in split}) == 1
-    return {line[0]: line[1:] for line in split}
-
-
-def _column(text: str, deployment: str, head: str) -> str:
-    lines = _lines(text)
-    return lines[deployment][lines[""].index(head)]
+PAPER_CELL = CellKey("paced", 3.0, 30.0, None)
+LOOPBACK = CellKey("real", 0.0, None, None)
 
 
 def test_ratios_are_to_cloud_only_on_the_same_network_and_a_token() -> None:
@@ -42,7 +30,7 @@ def test_ratios_are_to_cloud_only_on_the_same_network_and_a_token() -> None:
         row(rtt_ms=50.0, deployment="x", total_s=1.0),
         row(rtt_ms=50.0, mbit=5.0, deployment="x", total_s=400.0),
     ]
-    lines = _lines(tables.ratios(found, "paced", 30.0))
+    lines = lines_of(tables.ratios(found, "paced", 30.0))
     assert lines["total over cloud-only's"] == ["3 ms", "50 ms"]
     assert lines["cloud-only"] == ["2.00 s (1.90 to 2.20)", "4.00 s"]
     assert lines["x"] == ["1.50 (1.25 to 2.00)", "**0.25**"]
@@ -50,7 +38,7 @@ def test_ratios_are_to_cloud_only_on_the_same_network_and_a_token() -> None:
 
 def test_what_was_not_measured_is_blank_and_without_a_baseline_seconds_are_told() -> None:
     found = [row(), row(rtt_ms=50.0), row(deployment="x"), row(deployment="x", rtt_ms=100.0)]
-    lines = _lines(tables.ratios(found, "paced", 30.0))
+    lines = lines_of(tables.ratios(found, "paced", 30.0))
     assert lines["cloud-only"][2] == tables.NONE
     assert lines["x"][1:] == [tables.NONE, "2.00 s"]
 
@@ -62,7 +50,7 @@ def test_no_limit_has_loopback_and_round_trips_in_steps_and_no_peers() -> None:
         row(setup="real", rtt_ms=0.0, mbit=None, deployment="llama.cpp cloud", peer=True),
     ]
     text = tables.ratios(found, "real", None)
-    assert _lines(text)["total over cloud-only's"] == ["loopback", "1.35 steps (12.3 ms)"]
+    assert lines_of(text)["total over cloud-only's"] == ["loopback", "1.35 steps (12.3 ms)"]
     assert "llama.cpp" not in text
 
 
@@ -99,8 +87,8 @@ def test_a_network_in_full_has_every_figure(head: str, shown: str) -> None:
     )  # fmt: skip
     show = tables.times if head in TIMES else tables.traffic
     text = show([row(), told, row(deployment="x", rtt_ms=50.0)], PAPER_CELL)
-    assert list(_lines(text)) == ["", "---", "cloud-only", "x"]
-    assert _column(text, "x", head) == shown
+    assert list(lines_of(text)) == ["", "---", "cloud-only", "x"]
+    assert column_of(text, "x", head) == shown
 
 
 def test_peers_stand_beside_cloud_only_without_a_network() -> None:
@@ -109,12 +97,12 @@ def test_peers_stand_beside_cloud_only_without_a_network() -> None:
     ours = [row(**at), row(**at, deployment="standalone"), row(**at, deployment="fair split")]
     elsewhere = row(setup="real", rtt_ms=50.0, mbit=30.0, total_s=77.0)
     text = tables.peers([*ours, elsewhere, peer])
-    assert list(_lines(text)) == ["", "---", "cloud-only", "standalone", "llama.cpp cloud"]
-    assert _column(text, "llama.cpp cloud", "over cloud-only") == "0.25"
-    assert "network s" not in _lines(text)[""]
+    assert list(lines_of(text)) == ["", "---", "cloud-only", "standalone", "llama.cpp cloud"]
+    assert column_of(text, "llama.cpp cloud", "over cloud-only") == "0.25"
+    assert "network s" not in lines_of(text)[""]
     assert "77" not in text
     assert "llama.cpp" not in tables.traffic([*ours, peer], LOOPBACK)
-    assert _column(tables.times([*ours, peer], LOOPBACK), "llama.cpp cloud", "network s") == "–"
+    assert column_of(tables.times([*ours, peer], LOOPBACK), "llama.cpp cloud", "network s") == "–"
     assert tables.peers(ours) == ""
 
 
@@ -127,7 +115,7 @@ def test_the_papers_figures_stand_above_ours_scaled_to_its_tokens() -> None:
         ),
         row(deployment="CE-CoLLM 49.6%", setup="real", total_s=9.0),
     ]  # fmt: skip
-    lines = _lines(tables.beside_the_paper(ours))
+    lines = lines_of(tables.beside_the_paper(ours))
     assert lines["CE-CoLLM collaborative, 0.8"] == [
         "paper", "319.06", "0.862", "112.72", "192.20", "14.13", "956.62", "0.496",
     ]  # fmt: skip
@@ -214,7 +202,7 @@ def test_whole_numbers_are_figures_too_and_no_rows_are_not() -> None:
 
 def test_a_row_has_the_keys_agreed_on_and_no_others(tmp_path: Path) -> None:
     names = [field.name for field in fields(Row)]
-    assert len(names) == len(set(names)) == 42
+    assert len(names) == len(set(names)) == 48
     told = row().to_json()
     assert list(told) == names
     for name in names[:34]:
@@ -231,6 +219,8 @@ def test_older_rows_know_nothing_of_drafts_and_pauses() -> None:
     found = Row.from_json(older)
     assert (found.drafted_tokens, found.near_ties, found.waiting_s) == (0, 0, 0.0)
     assert found.pause_p95_s is None
+    assert (found.temperature, found.top_p, found.seed) == (0.0, 1.0, None)
+    assert (found.ratio_paired, found.ratio_low, found.ratio_high) == (None, None, None)
     cell = found.cell
     assert "pauses" not in tables.times([found], cell)
     assert tables.drafts([found], cell) == ""
@@ -252,11 +242,11 @@ def test_pauses_and_drafts_are_shown_where_there_are_some() -> None:
         ),
     ]
     times, drafts = tables.times(found, PAPER_CELL), tables.drafts(found, PAPER_CELL)
-    assert _column(times, "verified", "pauses, p50 ms") == "40.0"
-    assert _column(times, "verified", "pauses, p95 ms") == "125.0"
-    assert _column(times, "cloud-only", "pauses, p95 ms") == tables.NONE
-    assert list(_lines(drafts)) == ["", "---", "verified"]
-    assert _lines(drafts)["verified"] == ["80", "50.0%", "66.7%", "0.250", "0.100", "0.25", "1"]
+    assert column_of(times, "verified", "pauses, p50 ms") == "40.0"
+    assert column_of(times, "verified", "pauses, p95 ms") == "125.0"
+    assert column_of(times, "cloud-only", "pauses, p95 ms") == tables.NONE
+    assert list(lines_of(drafts)) == ["", "---", "verified"]
+    assert lines_of(drafts)["verified"] == ["80", "50.0%", "66.7%", "0.250", "0.100", "0.25", "1"]
 
 
 def test_the_price_list_stands_beside_what_it_was_fitted_to() -> None:

@@ -80,3 +80,46 @@ def test_an_operators_plan_stands_where_the_cloud_can_follow_it() -> None:
     pacing = controller.pacing(None, able=True)
     assert (pacing.width, pacing.ahead, pacing.racing) == (0, WHOLE, True)
     assert controller.pacing(None, able=False) == paced(Pacing(width=4), "draft", ahead=2)
+
+
+def measured(row_cost: float = 0.0) -> Controller:
+    controller = Controller(Pacing(), "draft", 1.0, 2, 0.5, SEEN)
+    for rows in (1, 8) * 4:
+        controller.steps.take(rows, 0.02 + row_cost * rows)
+    return controller
+
+
+def test_the_slower_the_uplink_the_likelier_a_draft_must_be_to_be_sent() -> None:
+    least = [
+        measured().pacing(0.05, able=True, row_seconds=row).least
+        for row in (0.0, 0.002, 0.006, 0.013, 1.0)
+    ]
+    assert least == sorted(least)
+    assert least[0] == 0
+    assert 0.02 < least[1] < 0.1
+    assert least[3] < least[-1] == 0.5
+
+
+def test_the_dearer_a_miss_the_more_is_sent() -> None:
+    near, far = (measured().pacing(way, able=True, row_seconds=0.006).least for way in (0.0, 0.3))
+    assert far < near
+
+
+def test_rows_that_make_the_step_longer_must_be_likely() -> None:
+    assert measured().pacing(0.003, able=True).floor == Pacing().floor
+    dear = measured(0.01).pacing(0.003, able=True).floor
+    assert dear == pytest.approx(0.01 / (0.003 + 0.026 + 0.012))
+    assert measured(10.0).pacing(0.003, able=True).floor == 1.0
+
+
+def test_an_uplink_slower_than_the_edge_is_what_a_token_takes() -> None:
+    for plan in ("draft", "assist", "race"):
+        free, held = (
+            cost(plan, SEEN, full=FULL, round_trip=0.01, ahead=2, row_seconds=row)[0]
+            for row in (0.0, 0.5)
+        )
+        assert free < held or plan == "race"
+    slow = choose(
+        "draft", SEEN, full=FULL, round_trip=0.01, price=1.0, ahead=2, able=True, row_seconds=0.5
+    )
+    assert slow in ("race", "cloud")

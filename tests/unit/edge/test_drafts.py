@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.edge.chances import Chances
-from services.edge.drafts import Decided
+from services.edge.draft_tree import Decided
 from shared.decoding.sampling import Ranking
 from shared.errors import CloudLost
 from shared.protocol.messages import Sampling

@@ -186,3 +186,21 @@ def test_what_is_being_run_is_announced_and_sent_when_it_has_run(split: int) -> 
     blocks = cut(bench.drafts, as_ids=False, want=Want.NOTHING)
     assert [block.tokens for block in blocks] == [(node.token,) for node in step.nodes]
     assert all((block.states is not None) == bool(split) for block in blocks)
+
+
+def test_unlikely_drafts_stay_until_they_are_likely_but_for_the_likeliest_path() -> None:
+    bench = forked()
+    drafts = bench.drafts
+    chances = {id(node): chance for node, chance in drafts.live}
+    likely = [node for node in drafts.unsent() if chances[id(node)] >= 0.3]
+    path = [node for node in drafts.path() if not node.decided]
+    assert 0 < len(likely) < len(drafts.unsent())
+    assert [*drafts.unsent(0.3)] == [n for n in drafts.unsent() if n in likely or n in path]
+    assert drafts.unsent(1.0) == path
+    cut(drafts, as_ids=False, want=Want.NOW, count=1, least=1.0)
+    assert all(node.sent and node.asked for node in path)
+    rest = drafts.unsent()
+    assert rest
+    assert not any(node.sent for node in rest)
+    tokens = {t for b in cut(drafts, as_ids=False, want=Want.NOTHING) for t in b.tokens}
+    assert tokens == {node.token for node in rest}

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import pytest
 
+from services.edge.draft_tree import Decided
 from services.edge.drafting import Ranker
-from services.edge.drafts import Decided
 from services.edge.engine import EdgeEngine, EdgeState
 from services.edge.link import Link
 from services.edge.policy import Pacing

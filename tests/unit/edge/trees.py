@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from services.edge.chances import Chances
-from services.edge.drafts import Drafts, Node, Step
+from services.edge.draft_tree import Node, Step
+from services.edge.drafts import Drafts
 from shared.decoding.sampling import PrefixState, Ranking
 from shared.protocol.digest import extend_all, root_digest
 from shared.protocol.messages import HiddenBlock, Opening, Pressure, Report, Sampling
@@ -114,7 +115,8 @@ class Bench:
         lines = [self.rows[node.slot] for node in step.nodes if node.slot is not None]
         states = [list(states_of(line)[-1][0]) for line in lines]
         block = encode(torch.tensor(states, dtype=torch.float32), "fp32")
-        self.drafts.ran(step, block if self.drafts.travels else None, found)
+        self.drafts.ran(step, found)
+        self.drafts.coded(step, block if self.drafts.travels else None)
 
     def run(self, *rankings: Ranking | None, **limits: Any) -> Step:
         """A whole step, which there must be."""
