@@ -2,32 +2,31 @@
 
 Bodies leave one after the other, whatever their connections: the last byte of one had left when its
 answer came, less the round trip and the cloud's own time; its first, when it was sent or, if that
-was later, when the one before had left. Nothing but this machine's clock is read.
+was later, when the one before had left. What any body takes, the small ones too, is not the
+uplink's: the line through all of them tells the two apart. Nothing but this machine's clock is
+read.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-# Smaller bodies say more of the round trip than of the bandwidth.
-_SMALLEST = 4096
-_WEIGHT = 0.2
+from services.edge.line import Line
 
 
 @dataclass(slots=True)
 class Bandwidth:
-    """`seconds_per_byte` is a moving average, 0 while nothing is known."""
+    """The uplink to one cloud."""
 
-    seconds_per_byte: float = 0.0
-    _known: bool = False
+    _line: Line = field(default_factory=Line)
     _free_at: float = -math.inf
+
+    @property
+    def seconds_per_byte(self) -> float:
+        """What one more byte takes; 0 while bodies have been of one size."""
+        return self._line.slope
 
     def answered(self, count: int, sent: float, left: float) -> None:
         """Take in a body of `count` bytes, sent and gone at these moments of one clock."""
-        if count < _SMALLEST:
-            return
         began = max(sent, self._free_at)
         self._free_at = max(self._free_at, left)
-        seconds = max(0.0, left - began) / count
-        weight = _WEIGHT if self._known else 1.0
-        self._known = True
-        self.seconds_per_byte += weight * (seconds - self.seconds_per_byte)
+        self._line.take(count, max(0.0, left - began))

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from services.edge.line import Line
 from services.edge.policy import Pacing
-from services.edge.steps import StepTimes
 
 Plan = Literal["draft", "assist", "race", "cloud"]
 PLANS: Sequence[Plan] = ("draft", "assist", "race", "cloud")
@@ -23,37 +23,43 @@ WHOLE = 131_072
 # than the second: the best of 1, 2, 4 and 8 in virtual time at 5, 10 and 30 Mbit/s.
 _WAY_FACTOR = 2.0
 _MOST_WITHHELD = 0.5
-_WEIGHT = 0.1
+MEMORY = 400
+# Tokens that what is assumed of shares counts for.
+ASSUMED = 40
 _INSTANT = 1e-9  # seconds; stands for none where one divides by them
 
 
 @dataclass(slots=True)
 class Measured:
-    """What this edge has seen, in seconds and shares; moving averages over its requests.
+    """What this edge has seen of texts under the plan `draft`, in seconds and shares; averages that
+    forget what is more than MEMORY tokens ago.
 
     Attributes:
         edge: an edge step.
         verify: a pass of the cloud over states.
         missed: share of tokens no draft had.
         passes: passes a token.
-        seen: requests taken in.
+        tokens: taken in so far.
     """
 
     edge: float = 0.0
     verify: float = 0.0
     missed: float = 0.1
     passes: float = 0.4
-    seen: int = 0
+    tokens: int = 0
 
-    def take(self, *, edge: float, verify: float, missed: float, passes: float) -> None:
-        """Take in the averages of one request."""
-        weight = _WEIGHT if self.seen else 1.0
-        self.seen += 1
-        for name, value in (
-            ("edge", edge), ("verify", verify), ("missed", missed), ("passes", passes),
-        ):  # fmt: skip
-            before = getattr(self, name)
-            setattr(self, name, before + weight * (value - before))
+    def take(
+        self, tokens: int, *, edge: float, verify: float, missed: float, passes: float
+    ) -> None:
+        """Take in the averages of a text of so many tokens. A short one says little of shares."""
+        known = min(self.tokens, MEMORY)
+        weight = tokens / (known + tokens)
+        self.edge += weight * (edge - self.edge)
+        self.verify += weight * (verify - self.verify)
+        weight = tokens / (known + ASSUMED + tokens)
+        self.missed += weight * (missed - self.missed)
+        self.passes += weight * (passes - self.passes)
+        self.tokens += tokens
 
 
 def missed_seconds(seen: Measured, round_trip: float) -> float:
@@ -107,7 +113,7 @@ def choose(
         current: kept unless another is better by HYSTERESIS.
         able: the cloud can go on by itself (it has every layer, in the edge's format).
     """
-    if not seen.seen:
+    if not seen.tokens:
         return "race" if able and price == 0 else "draft"
 
     def worth(plan: Plan) -> float:
@@ -139,7 +145,7 @@ class Controller:
         price: what a second of the cloud is worth, in seconds of waiting.
         ahead: tokens the cloud goes on for in `assist`.
         upper: share of the model's layers a pass over states runs.
-        steps: what the edge's steps over drafts have taken.
+        steps: seconds of the edge's steps over drafts, by their rows.
     """
 
     base: Pacing
@@ -149,7 +155,7 @@ class Controller:
     upper: float
     seen: Measured
     plan: Plan = "draft"
-    steps: StepTimes = field(default_factory=StepTimes)
+    steps: Line = field(default_factory=Line)
 
     def pacing(self, round_trip: float | None, *, able: bool, row_seconds: float = 0.0) -> Pacing:
         """How a text goes on now.
@@ -179,6 +185,6 @@ class Controller:
         miss = max(missed_seconds(self.seen, way), _INSTANT)
         return replace(
             pacing,
-            floor=max(pacing.floor, min(self.steps.row_seconds / miss, 1.0)),
+            floor=max(pacing.floor, min(self.steps.slope / miss, 1.0)),
             least=min(_WAY_FACTOR * row_seconds / miss, _MOST_WITHHELD),
         )

@@ -8,11 +8,15 @@ subtracts one machine's clock from the other's.
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from services.edge.bandwidth import Bandwidth
+
+# Answers whose least wait is taken for the round trip.
+RECENT_ANSWERS = 12
 
 State = Literal["unknown", "reachable", "lost", "unfit"]
 
@@ -39,6 +43,7 @@ class Link:
     cloud_modes: tuple[str, ...] | None = None
     round_trip_seconds: float | None = None
     bandwidth: Bandwidth = field(default_factory=Bandwidth)
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_ANSWERS))
     _resume_at: float = field(default=0.0)
     _lost_at: float = field(default=0.0)
     _told: tuple[State, str | None] = field(default=("unknown", None))
@@ -74,12 +79,9 @@ class Link:
         self.failures = 0
         self.last_failure = None
         if network_seconds is not None and network_seconds > 0:
-            known = self.round_trip_seconds
-            # The minimum holds off queueing; drifting up by 1 % an answer follows a path that got
-            # longer.
-            self.round_trip_seconds = (
-                network_seconds if known is None else min(network_seconds, known * 1.01)
-            )
+            # The least of a few holds off queueing, and follows a path that got longer.
+            self._recent.append(network_seconds)
+            self.round_trip_seconds = min(self._recent)
         self._tell()
 
     def carried(self, count: int, sent: float, answered: float, cloud_seconds: float) -> None:

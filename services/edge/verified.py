@@ -12,6 +12,8 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from services.edge.controller import Controller
 from services.edge.draft_tree import Decided, Step
 from services.edge.draft_uplink import DraftUplink
@@ -25,6 +27,9 @@ from shared.runtime.model_thread import ModelThread
 from shared.runtime.work import Completed
 
 _log = logging.getLogger(__name__)
+
+# How long the event loop lets a step begin undisturbed before it packs what the last one ran.
+HEAD_START_SECONDS = 0.001
 
 
 @dataclass(slots=True)
@@ -57,6 +62,7 @@ class Verified:
     waits: Waits = field(default_factory=Waits)
     edge_seconds: float = 0.0
     _task: "asyncio.Future[Completed[EdgeResult]] | None" = None
+    _coding: asyncio.TimerHandle | None = None
     _broken: BaseException | None = None
     _steps: int = 0
     _step: Step | None = None
@@ -105,19 +111,20 @@ class Verified:
         count = layout.payload + layout.scales
         return count * self.uplink.link.bandwidth.seconds_per_byte
 
-    def _begin(self) -> None:
-        """Start a step over what is most worth running, if none is under way."""
+    def _begin(self) -> bool:
+        """Start a step over what is most worth running, if none is under way; true if one was."""
         pacing = self.pacing
         if self._task is not None or (not pacing.width and self._able):
-            return
+            return False
         room = min(pacing.most, self.uplink.room) if self.uplink.room else pacing.most
         step = self.drafts.next_step(width=pacing.width, floor=pacing.floor, room=room)
         if step is None:
-            return
+            return False
         self._step = step
         self._work = self._work_of(step)
         self._task = self.thread.submit(self._work)
         self._task.add_done_callback(self._stepped)
+        return True
 
     def _work_of(self, step: Step) -> Drafting:
         last = self.drafts.opening.max_positions - 1
@@ -144,6 +151,8 @@ class Verified:
     async def _leave(self) -> None:
         """Give up the step under way; its KV may be closed once it is out of the queue."""
         task, self._task = self._task, None
+        if self._coding is not None:
+            self._coding.cancel()
         if task is None or self._work is None:
             return
         self._work.wanted = False
@@ -155,35 +164,48 @@ class Verified:
     def _remember(self) -> None:
         """Tell the controller what this text has cost."""
         spent, drafts = self.uplink.spent, self.drafts
-        made = drafts.end - drafts.opening.prompt_tokens
-        if self._steps and spent.passes and made > 1 and not self.pacing.racing:
+        # The prompt's own pass and token are no draft's; where the cloud goes on by itself its
+        # passes and tokens say nothing of drafts.
+        made = drafts.end - drafts.opening.prompt_tokens - 1
+        if self._steps and spent.passes > 1 and made > 0 and not self.pacing.ahead:
             self.controller.seen.take(
+                made,
                 edge=self.edge_seconds / self._steps,
                 verify=spent.compute_seconds / spent.passes,
-                missed=1 - drafts.accepted / made,
-                passes=spent.passes / made,
+                missed=max(0, made - drafts.accepted) / made,
+                passes=(spent.passes - 1) / made,
             )
 
     def _stepped(self, task: "asyncio.Future[Completed[EdgeResult]]") -> None:
         """A step has ended: the next one begins before anything else is seen to."""
         if task is not self._task:
             return  # given up
-        try:
-            self._collect(task)
-        except Exception as error:  # whatever it is, who iterates `tokens` gets it
-            self._broken = error
-        self.uplink.changed.set()
-
-    def _collect(self, task: "asyncio.Future[Completed[EdgeResult]]") -> None:
-        """Take in a finished step and begin the next; what was run starts on its way up."""
         step, self._step, self._task = self._step, None, None
         assert step is not None
+        try:
+            states = self._collect(step, task)
+            begun = self._begin()
+        except Exception as error:  # whatever it is, who iterates `tokens` gets it
+            self._broken = error
+            self.uplink.changed.set()
+            return
+        if not begun:
+            self._code(step, states)
+        else:
+            # The engine's thread wants the interpreter, and maybe this core, to begin with.
+            self._coding = asyncio.get_running_loop().call_later(
+                HEAD_START_SECONDS, self._code, step, states
+            )
+
+    def _collect(self, step: Step, task: "asyncio.Future[Completed[EdgeResult]]") -> Tensor | None:
+        """Take in what a finished step says of the candidates; returns its states, None where it
+        was abandoned.
+        """
         try:
             completed = task.result()
         except Abandoned:
             self.drafts.dropped(step)
-            self._begin()
-            return
+            return None
         drafted = completed.value
         assert isinstance(drafted, Drafted)
         self.edge_seconds += completed.compute_seconds
@@ -191,10 +213,19 @@ class Verified:
         if not any(node.decided for node in step.nodes):
             self.controller.steps.take(len(step.nodes), completed.compute_seconds)
         self.drafts.ran(step, drafted.rankings)
-        self._begin()
-        codec = self.drafts.opening.codec
-        coded = quantization.encode(drafted.states, codec) if self.drafts.travels else None
-        self.drafts.coded(step, coded)
+        return drafted.states
+
+    def _code(self, step: Step, states: Tensor | None) -> None:
+        """Make ready for the uplink what a step has run."""
+        self._coding = None
+        try:
+            if states is not None:
+                codec = self.drafts.opening.codec
+                coded = quantization.encode(states, codec) if self.drafts.travels else None
+                self.drafts.coded(step, coded)
+        except Exception as error:  # as above
+            self._broken = error
+        self.uplink.changed.set()
 
     def _ask(self) -> bool:
         """Ask for a pass where one is due; true if one was asked for."""

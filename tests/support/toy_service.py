@@ -28,10 +28,10 @@ from services.edge.drafting import Ranker
 from services.edge.drafts import Drafts
 from services.edge.engine import EdgeEngine, EdgeState
 from services.edge.generation import Generation, Token
+from services.edge.line import Line
 from services.edge.link import Link
 from services.edge.metrics import EdgeMetrics
 from services.edge.policy import Mode, OnCloudLoss, Pacing, Rules
-from services.edge.steps import StepTimes
 from services.edge.uplink import Uplink
 from services.edge.verified import Verified
 from shared.decoding.sampling import SAMPLER_VERSION, PrefixState, SamplingParameters
@@ -186,7 +186,7 @@ class _Fixed:
     """A controller without a choice."""
 
     chosen: Pacing
-    steps: StepTimes = field(default_factory=StepTimes)
+    steps: Line = field(default_factory=Line)
 
     def pacing(self, *_: object, **__: object) -> Pacing:
         return self.chosen

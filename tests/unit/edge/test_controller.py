@@ -8,7 +8,7 @@ from services.edge.controller import WHOLE, Controller, Measured, choose, cost, 
 from services.edge.policy import Pacing
 
 FULL = 0.037
-SEEN = Measured(edge=0.024, verify=0.026, missed=0.06, passes=0.45, seen=9)
+SEEN = Measured(edge=0.024, verify=0.026, missed=0.06, passes=0.45, tokens=400)
 
 
 def chosen(round_trip: float, price: float, *, able: bool = True, seen: Measured = SEEN) -> str:
@@ -25,7 +25,7 @@ def test_where_time_alone_counts_a_long_way_is_raced() -> None:
 
 
 def test_an_edge_slower_than_the_cloud_leaves_it_the_text() -> None:
-    slow = Measured(edge=0.2, verify=0.026, missed=0.06, passes=0.45, seen=9)
+    slow = Measured(edge=0.2, verify=0.026, missed=0.06, passes=0.45, tokens=400)
     assert chosen(0.05, 0.1, seen=slow) in ("race", "cloud")
 
 
@@ -40,7 +40,7 @@ def test_a_cloud_without_the_lower_layers_is_only_asked_about_drafts(
 def test_a_race_is_never_expected_to_be_slower_than_the_cloud(
     round_trip: float, missed: float
 ) -> None:
-    seen = Measured(edge=0.024, verify=0.026, missed=missed, passes=0.45, seen=9)
+    seen = Measured(edge=0.024, verify=0.026, missed=missed, passes=0.45, tokens=400)
     seconds, _ = cost("race", seen, full=FULL, round_trip=round_trip, ahead=2)
     assert seconds <= FULL
 
@@ -69,10 +69,24 @@ def test_a_plan_is_kept_where_another_is_hardly_better() -> None:
 def test_the_first_text_shows_what_the_others_go_by() -> None:
     controller = Controller(Pacing(), None, 1.0, 2, 0.5, Measured())
     assert controller.pacing(0.01, able=True) == paced(Pacing(), "draft", ahead=2)
-    controller.seen.take(edge=0.02, verify=0.03, missed=0.1, passes=0.5)
+    controller.seen.take(100, edge=0.02, verify=0.03, missed=0.1, passes=0.5)
     assert controller.seen.edge == pytest.approx(0.02)
-    controller.seen.take(edge=0.03, verify=0.03, missed=0.1, passes=0.5)
-    assert controller.seen.edge == pytest.approx(0.021)
+    controller.seen.take(100, edge=0.03, verify=0.03, missed=0.1, passes=0.5)
+    assert controller.seen.edge == pytest.approx(0.025)
+
+
+def test_a_short_text_says_little_of_shares_and_what_is_long_past_nothing() -> None:
+    seen = Measured()
+    seen.take(4, edge=0.02, verify=0.03, missed=1.0, passes=1.0)
+    assert seen.edge == pytest.approx(0.02)
+    assert seen.missed < 0.2
+    for _ in range(100):
+        seen.take(64, edge=0.02, verify=0.03, missed=0.03, passes=0.3)
+    assert seen.missed == pytest.approx(0.03, abs=0.001)
+    for _ in range(30):
+        seen.take(64, edge=0.04, verify=0.03, missed=0.2, passes=0.3)
+    assert seen.missed > 0.18
+    assert seen.edge > 0.039
 
 
 def test_an_operators_plan_stands_where_the_cloud_can_follow_it() -> None:
