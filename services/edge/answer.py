@@ -93,11 +93,11 @@ class Answer:
         """Give a token its text, and finish the sequence where a stop string was completed."""
         sequence = self.generation.sequence
         piece = self.decoder.push(token.id)
-        if not self.decoder.stopped and sequence.finished:
+        if not self.decoder.stopped and self.generation.finished:
             piece += self.decoder.flush()
         if self.decoder.stopped:
             sequence.finish("stop_sequence")
-        self.finished = sequence.finished
+        self.finished = self.decoder.stopped or self.generation.finished
         self.text += piece
         return TokenView(id=token.id, text=piece, source=token.source, confidence=token.confidence)
 
@@ -150,6 +150,7 @@ class Answer:
             near_ties=spent.near_ties,
             waiting_seconds=round(waits.seconds, 6),
             round_trips=waits.round_trips,
+            repaired_tokens=self.generation.repaired,
         )
 
     def _tokens_by_source(self) -> dict[str, int]:
@@ -176,6 +177,7 @@ class Answer:
             metrics.e2e.labels(mode=generation.rules.mode).observe(elapsed)
             metrics.generation_length.observe(len(self.views))
         metrics.degraded.inc(generation.degraded)
+        metrics.repaired.inc(generation.repaired)
         self._tell(failure, elapsed)
         metrics.prompt_tokens.inc(generation.sequence.prompt_tokens)
         metrics.prompt_length.observe(generation.sequence.prompt_tokens)

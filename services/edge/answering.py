@@ -22,15 +22,16 @@ from services.edge.engine import EdgeEngine, EdgeResult, EdgeState, EdgeWork
 from services.edge.generation import Generation
 from services.edge.link import Link
 from services.edge.metrics import EdgeMetrics
-from services.edge.policy import Mode, Rules, default_on_cloud_loss
+from services.edge.policy import MOST_HELD, Mode, Rules, default_on_cloud_loss
 from services.edge.schemas import GenerateRequest, Parameters
 from services.edge.text import TextCodec
 from services.edge.uplink import Uplink
 from services.edge.verified import Verified
+from services.edge.wishes import on_the_wire, require_fitting, sampling_of
 from shared.decoding.sampling import SAMPLER_VERSION, SamplingParameters
 from shared.decoding.sequence import Sequence
 from shared.errors import CloudLost, Invalid, TandemError, Unfit
-from shared.protocol.messages import Codec, Opening, Sampling
+from shared.protocol.messages import Codec, Opening
 from shared.runtime.background import Background
 from shared.runtime.model_thread import ModelThread
 
@@ -127,11 +128,12 @@ class Answering:
         rules = self._rules(parameters)
         self._check_length(ids, request)
         seed = secrets.randbits(63) if parameters.seed is None else parameters.seed
-        sampling = _sampling(parameters, self.text.eos_ids)
+        sampling = sampling_of(parameters, self.text.eos_ids)
         sequence = Sequence(
             ids, max_new_tokens=parameters.max_new_tokens, eos_ids=self.text.eos_ids
         )
         uplink = self._uplink(rules, parameters, sequence, sampling, seed)
+        decoder = self.text.decoder(parameters.stop)
         state = self.engine.new_state()
         generation = Generation(
             sequence=sequence,
@@ -142,10 +144,11 @@ class Answering:
             thread=self.thread,
             uplink=uplink,
             verified=self._verified(rules, uplink, state, sampling, seed),
+            ends_in=decoder.stops_in,
         )
         return Answer(
             generation=generation,
-            decoder=self.text.decoder(parameters.stop),
+            decoder=decoder,
             metrics=self.metrics,
             load=self.load,
             compute_format=self.identity.compute_format,
@@ -159,13 +162,15 @@ class Answering:
                 f"mode {mode} is not served here; allowed: {', '.join(self.modes)}",
                 field="parameters.mode",
             )
+        require_fitting(parameters, mode)
         on_loss = parameters.on_cloud_loss or default_on_cloud_loss(mode)
         given = parameters.threshold
         thresholds = {
             layer: default if given is None else given
             for layer, default in self.defaults.thresholds.items()
         }
-        rules = Rules(mode=mode, thresholds=thresholds, on_cloud_loss=on_loss)
+        held = MOST_HELD if parameters.repair else 0
+        rules = Rules(mode=mode, thresholds=thresholds, on_cloud_loss=on_loss, most_held=held)
         self._require_cloud(rules)
         return rules
 
@@ -220,7 +225,7 @@ class Answering:
             codec=parameters.codec or self.defaults.codec,
             prompt_tokens=sequence.prompt_tokens,
             max_positions=sequence.prompt_tokens + parameters.max_new_tokens,
-            sampling=_on_the_wire(sampling, seed),
+            sampling=on_the_wire(sampling, seed),
         )
         shape = self.engine.model.shape
         session = secrets.token_hex(16)
@@ -260,28 +265,3 @@ class Answering:
             controller=self.controller,
             degrade=rules.on_cloud_loss == "degrade",
         )
-
-
-def _sampling(parameters: Parameters, eos_ids: tuple[int, ...]) -> SamplingParameters:
-    return SamplingParameters(
-        temperature=parameters.temperature or 0.0,
-        top_p=1.0 if parameters.top_p is None else parameters.top_p,
-        top_k=parameters.top_k or 0,
-        min_p=parameters.min_p or 0.0,
-        repetition_penalty=parameters.repetition_penalty or 1.0,
-        min_new_tokens=parameters.min_new_tokens,
-        eos_ids=eos_ids,
-    )
-
-
-def _on_the_wire(sampling: SamplingParameters, seed: int) -> Sampling:
-    return Sampling(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        repetition_penalty=sampling.repetition_penalty,
-        min_new_tokens=sampling.min_new_tokens,
-        seed=seed,
-        eos_ids=sampling.eos_ids,
-    )

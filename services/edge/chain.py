@@ -15,7 +15,8 @@ from shared.quantization import CodedRows
 
 
 class Chain:
-    """Nodes of one session from position 0 on; `sent` is where the next block starts.
+    """Nodes of one session from position 0 on; `sent` is where the next block starts, and nodes at
+    or beyond `final` may yet be taken back (`None`: no node ever is).
 
     Nodes whose token is known but whose state is not (the newest token, in modes that upload
     states) are not in the chain yet: `tokens` holds what can be sent.
@@ -29,6 +30,7 @@ class Chain:
         self.states = CodedRows(opening.codec, hidden)
         self.sent = 0
         self.acknowledged = 0
+        self.final: int | None = None
         self._sequence = 0
         self._vocab = vocab
         self.opened = False  # whether the cloud is known to hold the session
@@ -59,7 +61,7 @@ class Chain:
             parent=self.digests[start],
             start=start,
             tokens=tokens,
-            binding=self.end,
+            binding=self.end if self.final is None else min(self.final, self.end),
             states=self.states.slice(start, self.end) if tokens and self.states.end else None,
             want=want,
             count=count,
@@ -77,6 +79,33 @@ class Chain:
         """
         self.sent = min(self.sent, start)
         self.opened = self.opened and start > 0
+
+    def truncate(self, end: int) -> None:
+        """Drop every node at positions >= `end`; the next block starts there at the latest."""
+        del self.tokens[end:]
+        del self.digests[end + 1 :]
+        self.states.truncate(end)
+        self.sent = min(self.sent, end)
+
+    def settle(self, report: Report, token: int) -> tuple[int, int]:
+        """Return the position and the token to go on with, after `report` decided `token` beyond
+        the chain: these, or the cloud's choice at the first node not final that it disagreed with,
+        which is dropped with all that follow.
+
+        Raises:
+            CloudLost: the choice is no token, or the one it is said to replace.
+        """
+        position = self.end
+        final = position if self.final is None else self.final
+        against = [d for d in report.disagreements if final <= d.position < position]
+        if against:
+            first = min(against, key=lambda each: each.position)
+            position, token = first.position, first.token
+            if token >= self._vocab or token == self.tokens[position]:
+                raise CloudLost("the cloud disagreed without a choice", reason="malformed")
+            self.truncate(position)
+        self.acknowledged = position + 1
+        return position, token
 
     def next_tokens(self, report: Report) -> Sequence[int]:
         """Return the tokens `report` decides beyond the chain, checked against its digest; empty if

@@ -28,6 +28,15 @@ class EdgeState:
     cache: KVCache
     behind: list[Tensor] = field(default_factory=list)
 
+    def truncate(self, length: int) -> None:
+        """Drop every position >= `length`: its KV, and its state where that was left behind."""
+        dropped = max(0, self.cache.length(0) - length)
+        if self.behind and dropped:
+            rows = torch.cat(self.behind)
+            kept = rows[: max(0, len(rows) - dropped)]
+            self.behind[:] = [kept] if len(kept) else []
+        self.cache.truncate(length)
+
 
 @dataclass(frozen=True, slots=True)
 class Question:

@@ -2,12 +2,16 @@
 
 New tokens go through the edge's layers; an exit that is sure answers; otherwise the cloud is asked,
 which has been sent every state in the meantime; and where the cloud is lost, the edge's own token
-stands in if the request allows it. Knows neither HTTP, text nor the maths of a layer.
+stands in if the request allows it. What an exit kept may wait for the cloud's judgement, and is
+replaced where that is another. Knows neither HTTP, text nor the maths of a layer.
 """
 
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Sequence as Tokens
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 from services.edge.engine import (
     EdgeResult,
@@ -23,7 +27,7 @@ from services.edge.verified import Verified
 from shared import quantization
 from shared.decoding.sampling import SamplingParameters
 from shared.decoding.sequence import Sequence
-from shared.errors import CloudLost
+from shared.errors import CloudLost, TandemError
 from shared.runtime.model_thread import ModelThread
 
 
@@ -44,7 +48,10 @@ class Generation:
     that mode.
 
     `degraded` turns true with the first token an edge exit had to stand in for; `edge_seconds` adds
-    up its share of the steps.
+    up its share of the steps; `repaired` counts kept tokens the cloud has replaced.
+
+    Args:
+        ends_in: whether these tokens, after those yielded, complete a stop string.
     """
 
     sequence: Sequence
@@ -55,9 +62,17 @@ class Generation:
     thread: ModelThread[EdgeWork, EdgeResult]
     uplink: Uplink | None
     verified: Verified | None = None
+    ends_in: Callable[[Tokens[int]], bool] = lambda _: False
     degraded: bool = False
     edge_seconds: float = 0.0
+    repaired: int = 0
     _unrun: list[int] = field(default_factory=list)
+    _held: deque[Token] = field(default_factory=deque)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last token was yielded."""
+        return self.sequence.finished and not self._held
 
     async def tokens(self) -> AsyncGenerator[Token, None]:
         """Yield tokens until the sequence finishes; closing the generator releases both sides.
@@ -76,10 +91,18 @@ class Generation:
                 async with aclosing(made) as tokens:
                     async for token in tokens:
                         yield token
+            self._finalise()
             while not self.sequence.finished:
-                token = await self._next()
+                try:
+                    token = await self._next()
+                except TandemError:
+                    for held in self._release_held(0):
+                        yield held
+                    raise
                 self._append(token)
-                yield token
+                self._held.append(token)
+                for due in self._release_held(self._may_wait(token)):
+                    yield due
 
     async def _next(self) -> Token:
         if self.rules.mode == "split":
@@ -101,11 +124,13 @@ class Generation:
     async def _offload(self, proposal: Proposal) -> Token:
         assert self.uplink is not None
         try:
-            return Token(await self.uplink.ask(), "cloud", None)
+            position, token = await self.uplink.ask()
         except CloudLost:
             if self.rules.on_cloud_loss == "error":
                 raise
             return await self._fallback(proposal)
+        self._go_back(position)
+        return Token(token, "cloud", None)
 
     async def _fallback(self, proposal: Proposal) -> Token:
         self.degraded = True
@@ -164,6 +189,38 @@ class Generation:
     def _append(self, token: Token) -> None:
         self._unrun.append(token.id)
         self.sequence.append(token.id)
+
+    def _may_wait(self, newest: Token) -> int:
+        """How many of the tokens held may wait for the cloud's next answer, `newest` being the
+        last: none after such an answer, without a cloud, or at the end of the text.
+        """
+        answered = newest.source in ("cloud", "fallback")
+        if answered or self.rules.most_held == 0 or self.sequence.finished:
+            return 0
+        return 0 if self.ends_in([token.id for token in self._held]) else self.rules.most_held
+
+    def _release_held(self, keep: int) -> Iterator[Token]:
+        """Take the oldest tokens held, all but `keep`; from then on they are final."""
+        while len(self._held) > keep:
+            token = self._held.popleft()
+            self._finalise()
+            yield token
+
+    def _finalise(self) -> None:
+        if self.uplink is not None and self.rules.most_held:
+            self.uplink.chain.final = len(self.sequence.ids) - len(self._held)
+
+    def _go_back(self, position: int) -> None:
+        """Drop what was kept from `position` on, where the cloud has chosen another token."""
+        dropped = len(self.sequence.ids) - position
+        if dropped == 0:
+            return
+        assert dropped <= len(self._held), (dropped, len(self._held))
+        self.sequence.truncate(position)
+        for _ in range(dropped):
+            self._held.pop()
+        self.thread.post(partial(self.state.truncate, position))
+        self.repaired += 1
 
     def _question(self) -> Question:
         return Question(

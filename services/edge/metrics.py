@@ -58,6 +58,11 @@ class EdgeMetrics(ServiceMetrics):
             ["source", "mode"],
             registry=registry,
         )
+        self.repaired = Counter(
+            "tandem_repaired_tokens",
+            "Tokens an exit had kept that the cloud replaced (parameter `repair`)",
+            registry=registry,
+        )
         self.prompt_tokens = Counter(
             "tandem_prompt_tokens", "Prompt tokens taken in", registry=registry
         )

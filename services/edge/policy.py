@@ -12,6 +12,10 @@ from typing import Literal
 Mode = Literal["standalone", "collaborative", "verified", "cloud", "split"]
 OnCloudLoss = Literal["degrade", "error"]
 
+# Kept tokens a request with `repair` holds back. With more of them more are judged in time, but
+# every token comes later by as many edge steps: 8 of 30 ms are a quarter of a second.
+MOST_HELD = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Keep:
@@ -36,12 +40,14 @@ Decision = Keep | Offload | Fallback
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How one request wants its tokens decided. `thresholds` maps an exit's layer to its
-    threshold.
+    threshold; up to `most_held` kept tokens wait for the cloud's judgement before they are given
+    out (0: none waits, and none is ever replaced).
     """
 
     mode: Mode
     thresholds: Mapping[int, float]
     on_cloud_loss: OnCloudLoss
+    most_held: int = 0
 
     def sure(self, layer: int, confidence: float) -> bool:
         """Whether the exit before `layer` may answer: 0 keeps every token, 1 keeps none."""

@@ -6,10 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.edge.policy import Mode, OnCloudLoss
+from services.edge.policy import MOST_HELD, Mode, OnCloudLoss
 from shared.protocol.messages import Codec
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+REPAIR = (
+    "Only in mode `collaborative`: kept tokens not yet emitted are replaced where the catch-up "
+    f"pass disagrees. Up to {MOST_HELD} wait for the cloud's next answer, so the text comes that "
+    "much later; older ones, and those at the end of the text, are emitted as they are."
+)
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -31,7 +37,8 @@ class Parameters(BaseModel):
     mode: Mode | None = None  # the deployment's default mode when not given
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None  # of both exits
     codec: Codec | None = None
-    verify: Literal["states", "ids"] = "states"  # what of a draft goes up, in `verified`
+    repair: Annotated[bool, Field(description=REPAIR)] = False
+    verify: Literal["states", "ids"] | None = None  # what of a draft goes up, in `verified`
     on_cloud_loss: OnCloudLoss | None = None  # the mode's own when not given
     details: bool = False
 
@@ -63,7 +70,7 @@ class Usage(BaseModel):
     every message of the session up to its last token, background uploads included. In `verified`:
     drafts run and those of them in the text, choices of the full model so close that another pass
     might have made them otherwise, seconds without an edge step under way, and how many of these
-    waits the cloud ended.
+    waits the cloud ended. With `repair`: kept tokens the cloud replaced.
     """
 
     prompt_tokens: int
@@ -82,6 +89,7 @@ class Usage(BaseModel):
     near_ties: int
     waiting_seconds: float
     round_trips: int
+    repaired_tokens: int = 0
 
 
 class Details(BaseModel):

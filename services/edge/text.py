@@ -7,8 +7,9 @@ requests.
 
 import json
 from collections.abc import Iterable
+from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tokenizers import Tokenizer
 
@@ -78,6 +79,15 @@ class StreamDecoder:
         """Whether a stop string was found."""
         return self._watch.stopped
 
+    def stops_in(self, tokens: Iterable[int]) -> bool:
+        """Whether a stop string would be complete with `tokens`; none of them is taken."""
+        if not self._watch.stops:
+            return False
+        watch, pieces = copy(self._watch), self._pieces.copy()
+        for token in tokens:
+            watch.push(pieces.push(token))
+        return watch.stopped
+
     def push(self, token: int) -> str:
         """Take the next token; returns the text that is now certain, which may be none."""
         return self._watch.push(self._pieces.push(token))
@@ -125,6 +135,12 @@ class Detokenizer:
             self._context = 0
         return piece
 
+    def copy(self) -> Self:
+        """Return another as far along as this one; neither changes with the other."""
+        made = copy(self)
+        made._window = list(self._window)
+        return made
+
     def flush(self) -> str:
         """Return what was held back, half characters included."""
         piece = self._codec.decode(self._window)[self._given :]
@@ -148,8 +164,8 @@ class StopWatch:
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
-        self._stops = tuple(stops)
-        if not all(self._stops):
+        self.stops = tuple(stops)
+        if not all(self.stops):
             raise ValueError("a stop string is empty; allowed: 1 character or more")
         self._held = ""
         self.stopped = False
@@ -160,13 +176,13 @@ class StopWatch:
             return ""
         text = self._held + piece
         found = [
-            (start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0
+            (start + len(stop), start) for stop in self.stops if (start := text.find(stop)) >= 0
         ]
         if found:
             self.stopped = True
             certain = min(found)[1]
         else:
-            certain = len(text) - max((_overlap(text, stop) for stop in self._stops), default=0)
+            certain = len(text) - max((_overlap(text, stop) for stop in self.stops), default=0)
         self._held = "" if self.stopped else text[certain:]
         return text[:certain]
 

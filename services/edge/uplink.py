@@ -91,8 +91,9 @@ class Uplink:
         self.chain.extend(tokens, states)
         self._news.set()
 
-    async def ask(self) -> int:
-        """Return the cloud's token for the position after the chain's last node.
+    async def ask(self) -> tuple[int, int]:
+        """Return the cloud's token for the position after the chain's last node, as (position,
+        token); or its choice at an earlier one, to which the chain has gone back (`Chain.settle`).
 
         Raises:
             CloudLost, Unfit, Invalid: there is no answer to be had.
@@ -102,8 +103,7 @@ class Uplink:
             if report.need_from is not None:
                 self.chain.unsend(report.need_from)
             elif tokens := self.chain.next_tokens(report):
-                self.chain.acknowledged = self.chain.end + 1
-                return tokens[0]
+                return self.chain.settle(report, tokens[0])
             else:
                 raise CloudLost("the cloud did not decide the token asked for", reason="malformed")
         raise CloudLost("the cloud keeps asking for the same nodes", reason="resend")

@@ -33,7 +33,7 @@ class Sequence:
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; allowed: 1 or more")
         self.prompt_tokens = len(self.ids)
-        self.prefix = PrefixState.start(self.ids)
+        self.prefix = self._prompt = PrefixState.start(self.ids)
         self.finish_reason: FinishReason | None = None
         self._eos_ids = frozenset(eos_ids)
         self._end = self.prompt_tokens + max_new_tokens
@@ -62,6 +62,15 @@ class Sequence:
             self.finish_reason = "eos_token"
         elif len(self.ids) == self._end:
             self.finish_reason = "length"
+
+    def truncate(self, end: int) -> None:
+        """Drop every token at positions >= `end`, which is not in the prompt; more may follow."""
+        assert self.prompt_tokens <= end, (end, self.prompt_tokens)
+        del self.ids[end:]
+        self.prefix = self._prompt
+        for token in self.generated:
+            self.prefix = self.prefix.advance(token)
+        self.finish_reason = None
 
     def finish(self, reason: FinishReason) -> None:
         """End the sequence for a reason its ids do not show; it stands above one they do."""

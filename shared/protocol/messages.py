@@ -116,8 +116,9 @@ class Block:
 
     `states[i]` is the hidden state that token leaves at the split; a block without states carries
     tokens alone, for a cloud that holds the whole model. k states judge k following tokens. Tokens
-    at positions below `binding` are final on the edge; those at or beyond it are drafts. A tree is
-    several blocks that name the same parent.
+    at positions below `binding` are final on the edge; those at or beyond it are drafts, or in
+    `collaborative` tokens it kept and may yet take back. A tree is several blocks that name the
+    same parent.
     """
 
     session: SessionId

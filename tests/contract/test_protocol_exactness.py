@@ -85,8 +85,10 @@ pacings = st.builds(
 
 @st.composite
 def cases(draw: st.DrawFn, modes: tuple[Mode, ...] = MODES) -> Case:
+    mode = draw(st.sampled_from(modes))
+    held = st.sampled_from([0, 1, 3, 8]) if mode == "collaborative" else st.just(0)
     return Case(
-        mode=draw(st.sampled_from(modes)),
+        mode=mode,
         prompt=draw(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=12)),
         new_tokens=draw(st.integers(1, 16)),
         thresholds={layer: draw(thresholds) for layer in EXITS},
@@ -97,6 +99,7 @@ def cases(draw: st.DrawFn, modes: tuple[Mode, ...] = MODES) -> Case:
         pacing=draw(pacings),
         by_ids=draw(st.booleans()),
         prompt_as_ids=draw(st.booleans()),
+        most_held=draw(held),
     )
 
 
@@ -117,7 +120,7 @@ def check_tokens(case: Case, outcome: Outcome) -> None:
     """Hold every token against the definition of its source on the prefix it was made on."""
     tokens = list(case.prompt)
     for token in outcome.tokens:
-        proposals = {layer: _proposal(case, tokens, layer) for layer in EXITS}
+        proposals = {layer: proposal_of(case, tokens, layer) for layer in EXITS}
         sure = [layer for layer in EXITS if proposals[layer][1] > case.thresholds[layer]]
         if token.source.startswith("exit:"):
             assert case.mode in ("collaborative", "standalone")
@@ -125,11 +128,14 @@ def check_tokens(case: Case, outcome: Outcome) -> None:
             assert layer == (sure[0] if sure else EDGE_DEPTH), (token, sure)
             assert token.id == proposals[layer][0]
         else:
-            assert case.mode != "collaborative" or not sure, f"{token} where exit {sure} was sure"
+            if case.mode == "collaborative" and sure:  # then the kept token was replaced
+                assert case.most_held, f"{token} where exit {sure} was sure"
+                assert (token.source, token.id) != ("cloud", proposals[sure[0]][0])
+                assert token.source == "cloud"
             shallow = EDGE_DEPTH if case.mode == "verified" else (sure or [EDGE_DEPTH])[0]
             expected = {
-                "cloud": _choice(case, tokens, full_logits(tokens)),
-                "draft": _choice(case, tokens, full_logits(tokens)),
+                "cloud": choice_of(case, tokens, full_logits(tokens)),
+                "draft": choice_of(case, tokens, full_logits(tokens)),
                 "fallback": proposals[shallow if sure else EDGE_DEPTH][0],
             }
             assert token.id == expected[token.source], (token, len(tokens))
@@ -139,11 +145,14 @@ def check_tokens(case: Case, outcome: Outcome) -> None:
     )
     assert finished or isinstance(outcome.error, CloudLost), outcome.error
     assert outcome.error is None or case.on_cloud_loss == "error"
+    assert outcome.generation is not None
+    made, given = outcome.generation.sequence.generated, [token.id for token in outcome.tokens]
+    assert given == made if case.hang_up_after is None else given == made[: len(given)]
     left = (outcome.sessions_left, outcome.bytes_left)
     assert left == (0, 0), f"sessions and bytes still held: {left}"
 
 
-def _choice(case: Case, tokens: list[int], logits: Tensor) -> int:
+def choice_of(case: Case, tokens: list[int], logits: Tensor) -> int:
     """The sampler's choice after `tokens`, from its definition: a fold, a seed, a position."""
     state = PrefixState.start(case.prompt)
     for token in tokens[len(case.prompt) :]:
@@ -153,9 +162,9 @@ def _choice(case: Case, tokens: list[int], logits: Tensor) -> int:
     return chosen.token
 
 
-def _proposal(case: Case, tokens: list[int], layer: int) -> tuple[int, float]:
+def proposal_of(case: Case, tokens: list[int], layer: int) -> tuple[int, float]:
     logits = exit_logits(layer, *states_of(tokens)[-1], case.errors[layer])
-    return _choice(case, tokens, logits), float(logits.softmax(0).max())
+    return choice_of(case, tokens, logits), float(logits.softmax(0).max())
 
 
 def check_sources(case: Case) -> None:

@@ -30,6 +30,7 @@ TROUBLES = [trouble for trouble in Trouble if trouble is not Trouble.NONE]
 EXITS = {f"exit:{SPLIT}", f"exit:{EDGE_DEPTH}"}
 STREAMS: dict[str, dict[str, Any]] = {
     "collaborative": {"mode": "collaborative", "threshold": 0.9},
+    "collaborative with repair": {"mode": "collaborative", "threshold": 0.9, "repair": True},
     "cloud": {"mode": "cloud"},
     "split": {"mode": "split"},
     "cloud or fallback": {"mode": "cloud", "on_cloud_loss": "degrade"},
@@ -103,11 +104,11 @@ def _check_end(name: str, events: list[Event]) -> None:
     assert details["degraded"], name
     assert not details["exact"], name
     sources = [event["token"]["source"] for event in events]
-    assert "cloud" in sources[:4] or name == "collaborative", name
+    assert "cloud" in sources[:4] or name.startswith("collaborative"), name
     assert "fallback" in sources, name
     lost_at = sources.index("fallback")
     assert "cloud" not in sources[lost_at:], (name, "there was no cloud any more")
-    if name != "collaborative":
+    if not name.startswith("collaborative"):
         assert set(sources[lost_at:]) == {"fallback"}
     assert "".join(e["token"]["text"] for e in events) == events[-1]["generated_text"]
 

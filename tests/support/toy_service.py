@@ -107,6 +107,7 @@ class Case:
     pacing: Pacing = field(default_factory=Pacing)  # of `verified`, as what follows
     by_ids: bool = False
     prompt_as_ids: bool = False
+    most_held: int = 0  # of `collaborative`
 
     @property
     def parameters(self) -> SamplingParameters:
@@ -158,7 +159,10 @@ async def run_case(case: Case, cloud: ToyCloud) -> Outcome:
                 case.prompt, max_new_tokens=case.new_tokens, eos_ids=case.sampling.eos_ids
             ),
             rules=Rules(
-                mode=case.mode, thresholds=case.thresholds, on_cloud_loss=case.on_cloud_loss
+                mode=case.mode,
+                thresholds=case.thresholds,
+                on_cloud_loss=case.on_cloud_loss,
+                most_held=case.most_held,
             ),
             parameters=case.parameters,
             seed=case.sampling.seed,

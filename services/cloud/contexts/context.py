@@ -191,8 +191,11 @@ class Context:
             raise Malformed(
                 f"position {end} is beyond the {self.opening.max_positions} agreed", code="position"
             )
-        if block.binding < end:
-            raise Malformed(f"mode {self.opening.mode} takes no drafts", code="drafts")
+        final = end
+        if self.opening.mode == "collaborative":  # what was kept may yet be taken back
+            final = min(end, self.opening.prompt_tokens)
+        if block.binding < final:
+            raise Malformed(f"mode {self.opening.mode} takes no drafts here", code="drafts")
         self._check_states(block)
 
     def _check_states(self, block: Block) -> None:

@@ -250,3 +250,31 @@ def test_an_old_block_does_not_unconfirm_what_a_newer_one_had() -> None:
     assert (context.confirmed, context.sequence) == (6, 6)
     with pytest.raises(Malformed, match="position 4 was already confirmed"):
         context.apply(block(5, 4, text=(*TEXT[:4], 8), sequence=9))
+
+
+KEEPING = replace(OPENING, mode="collaborative")
+
+
+def test_kept_tokens_that_do_not_bind_may_be_taken_back() -> None:
+    context = fresh(KEEPING)
+    context.apply(block(7, opening=KEEPING, binding=4, sequence=1))
+    context.judge(5, 8)
+    context.append(6)
+    assert context.confirmed == 4
+    other = (*TEXT[:5], 8, 1)
+    again = block(7, 5, text=other, opening=KEEPING, binding=6, sequence=2)
+    assert context.apply(again) is Standing.APPLIED
+    assert (context.tokens, context.confirmed) == (list(other), 6)
+    assert context.states.slice(0, 7) == coded(other, 0, 7)
+    assert context.disagreements == []
+    late = block(7, 4, opening=KEEPING, binding=4, sequence=1)
+    assert context.apply(late) is Standing.STALE
+    with pytest.raises(Malformed, match="position 5 was already confirmed"):
+        context.apply(block(7, 5, opening=KEEPING, binding=7, sequence=3))
+    assert context.tokens == list(other)
+
+
+def test_a_prompt_cannot_be_taken_back() -> None:
+    with pytest.raises(Malformed) as error:
+        fresh(KEEPING).apply(block(7, opening=KEEPING, binding=KEEPING.prompt_tokens - 1))
+    assert error.value.code == "drafts"

@@ -1,6 +1,8 @@
 """A sequence ends for the right reason, once."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shared.decoding.sampling import PrefixState
 from shared.decoding.sequence import Sequence
@@ -58,3 +60,35 @@ def test_a_sequence_that_could_never_begin_is_refused() -> None:
         Sequence([], max_new_tokens=1, eos_ids=())
     with pytest.raises(ValueError, match="max_new_tokens is 0"):
         Sequence([5], max_new_tokens=0, eos_ids=())
+
+
+@given(
+    output=st.lists(st.integers(0, 9), max_size=80),
+    after=st.lists(st.integers(0, 9), max_size=5),
+    data=st.data(),
+)
+def test_what_is_truncated_was_never_there(
+    output: list[int], after: list[int], data: st.DataObject
+) -> None:
+    kept = data.draw(st.integers(0, len(output)))
+    back = Sequence([5, 6], max_new_tokens=100, eos_ids=())
+    straight = Sequence([5, 6], max_new_tokens=100, eos_ids=())
+    for token in output:
+        back.append(token)
+    back.truncate(2 + kept)
+    for token in after:
+        back.append(token)
+    for token in [*output[:kept], *after]:
+        straight.append(token)
+    assert (back.ids, back.tokens_left) == (straight.ids, straight.tokens_left)
+    assert back.prefix.generated == straight.prefix.generated
+    assert back.prefix.seen == straight.prefix.seen
+
+
+def test_a_text_whose_end_is_truncated_goes_on() -> None:
+    sequence = Sequence([5], max_new_tokens=4, eos_ids=[2])
+    sequence.append(8)
+    sequence.append(2)
+    assert sequence.finish_reason == "eos_token"
+    sequence.truncate(2)
+    assert (sequence.finished, sequence.tokens_left) == (False, 3)

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from services.edge.chain import Chain
 from shared.errors import CloudLost
 from shared.protocol.digest import extend_all, root_digest
-from shared.protocol.messages import HiddenBlock, Opening, Pressure, Report, Sampling, Want
+from shared.protocol.messages import (
+    Disagreement,
+    HiddenBlock,
+    Opening,
+    Pressure,
+    Report,
+    Sampling,
+    Want,
+)
 from shared.protocol.wire import canonical
 from shared.quantization import encode
 
@@ -152,3 +160,56 @@ def test_a_chain_is_of_its_session_and_opening() -> None:
         Chain("s", replace(OPENING, codec="fp16"), hidden=HIDDEN, vocab=VOCABULARY),
     ]
     assert len({made.digests[0] for made in [chain(), *others]}) == 3
+
+
+def against(*disagreements: tuple[int, int]) -> Report:
+    """A report on the chain 5, 6, 7, 8 that decides 9 and would have put other tokens before."""
+    found = tuple(Disagreement(position=p, token=t) for p, t in disagreements)
+    return replace(report(5, (9,), (5, 6, 7, 8, 9)), disagreements=found)
+
+
+@pytest.mark.parametrize("disagreements", [(), ((0, 3),), ((1, 3), (0, 2))])
+def test_without_a_word_against_what_is_open_the_chain_goes_on(
+    disagreements: tuple[tuple[int, int], ...],
+) -> None:
+    for final in (None, 2):
+        made = chain(5, 6, 7, 8)
+        made.final = final
+        assert made.settle(against(*disagreements), 9) == (4, 9)
+        assert (made.tokens, made.acknowledged) == ([5, 6, 7, 8], 5)
+
+
+def test_a_chain_that_takes_nothing_back_does_not_heed_disagreements() -> None:
+    assert chain(5, 6, 7, 8).settle(against((2, 3)), 9) == (4, 9)
+
+
+def test_the_first_open_disagreement_takes_the_chain_back() -> None:
+    made, straight = chain(5, 6, 7, 8), chain(5, 6)
+    made.final = 1
+    made.cut(want=Want.NOW, count=1)
+    made.opened = True
+    assert made.settle(against((3, 1), (0, 4), (2, 3)), 9) == (2, 3)
+    assert (made.tokens, made.digests, made.end) == (straight.tokens, straight.digests, 2)
+    assert (made.states.slice(0, 2), made.states.end) == (rows((5, 6)), 2)
+    assert (made.sent, made.acknowledged) == (2, 3)
+    made.extend((3, 4), rows((3, 4)))
+    block = made.cut(want=Want.NOTHING)
+    assert (block.start, block.tokens, block.parent) == (2, (3, 4), straight.digests[2])
+    assert (block.states, block.acknowledged) == (rows((3, 4)), 3)
+
+
+@pytest.mark.parametrize("token", [7, VOCABULARY])
+def test_a_disagreement_that_is_none_is_not_believed(token: int) -> None:
+    made = chain(5, 6, 7, 8)
+    made.final = 1
+    with pytest.raises(CloudLost) as lost:
+        made.settle(against((2, token)), 9)
+    assert lost.value.reason == "malformed"
+    assert made.tokens == [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(("final", "binding"), [(None, 3), (1, 1), (3, 3), (4, 3)])
+def test_what_may_be_taken_back_does_not_bind(final: int | None, binding: int) -> None:
+    made = chain(5, 6, 7)
+    made.final = final
+    assert made.cut(want=Want.NOTHING).binding == binding

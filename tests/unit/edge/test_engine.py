@@ -3,6 +3,7 @@ go without KV who have no room.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -104,3 +105,29 @@ def test_with_one_exit_nothing_is_kept_for_catching_up() -> None:
     work = asking(engine, [5, 9, 3, 7], sure_at_split=False)
     finish(engine, work)
     assert sum(map(len, work.state.behind)) == 1
+
+
+@pytest.mark.parametrize("sure", [True, False])
+@pytest.mark.parametrize("end", range(1, 7))
+def test_what_was_dropped_leaves_nothing_in_what_comes_after(end: int, *, sure: bool) -> None:
+    """Of six positions the first three went beyond the split, and the others too or not."""
+    engine = engine_of(max_rows=100)
+    ids, after = [5, 9, 3, 7, 2, 8], [4, 6]
+    work = asking(engine, ids[:3], sure_at_split=False)
+    finish(engine, work)
+    finish(engine, _going_on(work, ids[3:], sure_at_split=sure))
+    work.state.truncate(end)
+    assert sum(map(len, work.state.behind)) == (max(0, end - 3) if sure else 0)
+    again, _ = finish(engine, _going_on(work, after, sure_at_split=False))
+    fresh, _ = finish(engine, asking(engine, [*ids[:end], *after], sure_at_split=False))
+    assert again.choice is not None
+    assert fresh.choice is not None
+    assert again.choice.token == fresh.choice.token
+    assert again.choice.confidence == pytest.approx(fresh.choice.confidence, abs=1e-12)
+    assert torch.allclose(again.states, fresh.states[end:], atol=1e-12)
+
+
+def _going_on(work: Proposing, ids: Sequence[int], *, sure_at_split: bool) -> Proposing:
+    assert work.question is not None
+    question = replace(work.question, sure=lambda layer, _: sure_at_split and layer == SPLIT)
+    return Proposing(work.state, ids, question)

@@ -1,0 +1,52 @@
+"""A request's parameters as the parts below take them."""
+
+from services.edge.policy import Mode
+from services.edge.schemas import Parameters
+from shared.decoding.sampling import SamplingParameters
+from shared.errors import Invalid
+from shared.protocol.messages import Sampling
+
+
+def require_fitting(parameters: Parameters, mode: Mode) -> None:
+    """Refuse what says something of another mode only.
+
+    Raises:
+        Invalid: naming the parameter.
+    """
+    given = (
+        ("repair", parameters.repair, "collaborative"),
+        ("verify", parameters.verify, "verified"),
+    )
+    for name, value, of in given:
+        if value and mode != of:
+            raise Invalid(
+                f"parameters.{name} is {value} and the mode is {mode}; allowed: mode {of}",
+                field=f"parameters.{name}",
+            )
+
+
+def sampling_of(parameters: Parameters, eos_ids: tuple[int, ...]) -> SamplingParameters:
+    """How the request's tokens are chosen."""
+    return SamplingParameters(
+        temperature=parameters.temperature or 0.0,
+        top_p=1.0 if parameters.top_p is None else parameters.top_p,
+        top_k=parameters.top_k or 0,
+        min_p=parameters.min_p or 0.0,
+        repetition_penalty=parameters.repetition_penalty or 1.0,
+        min_new_tokens=parameters.min_new_tokens,
+        eos_ids=eos_ids,
+    )
+
+
+def on_the_wire(sampling: SamplingParameters, seed: int) -> Sampling:
+    """The same as a session's opening says it."""
+    return Sampling(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        min_new_tokens=sampling.min_new_tokens,
+        seed=seed,
+        eos_ids=sampling.eos_ids,
+    )
