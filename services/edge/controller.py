@@ -31,15 +31,16 @@ _INSTANT = 1e-9  # seconds; stands for none where one divides by them
 
 @dataclass(slots=True)
 class Measured:
-    """What this edge has seen of texts under the plan `draft`, in seconds and shares; averages that
-    forget what is more than MEMORY tokens ago.
+    """What this edge has seen, in seconds and shares; averages that forget what is more than MEMORY
+    steps or tokens ago.
 
     Attributes:
-        edge: an edge step.
+        edge: an edge step over drafts.
         verify: a pass of the cloud over states.
         missed: share of tokens no draft had.
         passes: passes a token.
-        tokens: taken in so far.
+        tokens: of texts under the plan `draft` so far; the others say nothing of drafts.
+        steps: of the edge so far.
     """
 
     edge: float = 0.0
@@ -47,14 +48,17 @@ class Measured:
     missed: float = 0.1
     passes: float = 0.4
     tokens: int = 0
+    steps: int = 0
 
-    def take(
-        self, tokens: int, *, edge: float, verify: float, missed: float, passes: float
-    ) -> None:
+    def step(self, seconds: float) -> None:
+        """Take in an edge step over drafts."""
+        self.steps += 1
+        self.edge += (seconds - self.edge) / min(self.steps, MEMORY)
+
+    def take(self, tokens: int, *, verify: float, missed: float, passes: float) -> None:
         """Take in the averages of a text of so many tokens. A short one says little of shares."""
         known = min(self.tokens, MEMORY)
         weight = tokens / (known + tokens)
-        self.edge += weight * (edge - self.edge)
         self.verify += weight * (verify - self.verify)
         weight = tokens / (known + ASSUMED + tokens)
         self.missed += weight * (missed - self.missed)
@@ -63,8 +67,8 @@ class Measured:
 
 
 def missed_seconds(seen: Measured, round_trip: float) -> float:
-    """What a token costs that no draft had."""
-    return round_trip + seen.verify + seen.edge / 2
+    """What a token costs that no draft had; a pass not seen yet is taken for an edge step."""
+    return round_trip + (seen.verify or seen.edge) + seen.edge / 2
 
 
 def cost(
@@ -145,7 +149,7 @@ class Controller:
         price: what a second of the cloud is worth, in seconds of waiting.
         ahead: tokens the cloud goes on for in `assist`.
         upper: share of the model's layers a pass over states runs.
-        steps: seconds of the edge's steps over drafts, by their rows.
+        rows: seconds of the edge's steps over drafts, by their rows.
     """
 
     base: Pacing
@@ -155,7 +159,7 @@ class Controller:
     upper: float
     seen: Measured
     plan: Plan = "draft"
-    steps: Line = field(default_factory=Line)
+    rows: Line = field(default_factory=Line)
 
     def pacing(self, round_trip: float | None, *, able: bool, row_seconds: float = 0.0) -> Pacing:
         """How a text goes on now.
@@ -180,11 +184,18 @@ class Controller:
                 row_seconds=row_seconds,
             )
         pacing = paced(self.base, self.plan, ahead=self.ahead)
+        if not self.seen.steps:
+            return pacing
         # A row is worth its time, in the step and on the uplink, where the miss it may spare costs
         # more.
         miss = max(missed_seconds(self.seen, way), _INSTANT)
         return replace(
             pacing,
-            floor=max(pacing.floor, min(self.steps.slope / miss, 1.0)),
+            floor=max(pacing.floor, min(self.rows.slope / miss, 1.0)),
             least=min(_WAY_FACTOR * row_seconds / miss, _MOST_WITHHELD),
         )
+
+    def ran(self, rows: int, seconds: float) -> None:
+        """Take in an edge step over so many drafts."""
+        self.seen.step(seconds)
+        self.rows.take(rows, seconds)

@@ -170,7 +170,6 @@ class Verified:
         if self._steps and spent.passes > 1 and made > 0 and not self.pacing.ahead:
             self.controller.seen.take(
                 made,
-                edge=self.edge_seconds / self._steps,
                 verify=spent.compute_seconds / spent.passes,
                 missed=max(0, made - drafts.accepted) / made,
                 passes=(spent.passes - 1) / made,
@@ -211,7 +210,7 @@ class Verified:
         self.edge_seconds += completed.compute_seconds
         self._steps += 1
         if not any(node.decided for node in step.nodes):
-            self.controller.steps.take(len(step.nodes), completed.compute_seconds)
+            self.controller.ran(len(step.nodes), completed.compute_seconds)
         self.drafts.ran(step, drafted.rankings)
         return drafted.states
 

@@ -28,7 +28,6 @@ from services.edge.drafting import Ranker
 from services.edge.drafts import Drafts
 from services.edge.engine import EdgeEngine, EdgeState
 from services.edge.generation import Generation, Token
-from services.edge.line import Line
 from services.edge.link import Link
 from services.edge.metrics import EdgeMetrics
 from services.edge.policy import Mode, OnCloudLoss, Pacing, Rules
@@ -190,10 +189,12 @@ class _Fixed:
     """A controller without a choice."""
 
     chosen: Pacing
-    steps: Line = field(default_factory=Line)
 
     def pacing(self, *_: object, **__: object) -> Pacing:
         return self.chosen
+
+    def ran(self, *_: object) -> None:
+        """Learns nothing."""
 
     @property
     def seen(self) -> Measured:

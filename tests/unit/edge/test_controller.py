@@ -1,5 +1,7 @@
 """The plan of a verified text follows what was measured and what the cloud's time is worth."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from services.edge.controller import WHOLE, Controller, Measured, choose, cost, 
 from services.edge.policy import Pacing
 
 FULL = 0.037
-SEEN = Measured(edge=0.024, verify=0.026, missed=0.06, passes=0.45, tokens=400)
+SEEN = Measured(0.024, 0.026, missed=0.06, passes=0.45, tokens=400, steps=400)
 
 
 def chosen(round_trip: float, price: float, *, able: bool = True, seen: Measured = SEEN) -> str:
@@ -69,24 +71,27 @@ def test_a_plan_is_kept_where_another_is_hardly_better() -> None:
 def test_the_first_text_shows_what_the_others_go_by() -> None:
     controller = Controller(Pacing(), None, 1.0, 2, 0.5, Measured())
     assert controller.pacing(0.01, able=True) == paced(Pacing(), "draft", ahead=2)
-    controller.seen.take(100, edge=0.02, verify=0.03, missed=0.1, passes=0.5)
-    assert controller.seen.edge == pytest.approx(0.02)
-    controller.seen.take(100, edge=0.03, verify=0.03, missed=0.1, passes=0.5)
-    assert controller.seen.edge == pytest.approx(0.025)
+    controller.seen.take(100, verify=0.02, missed=0.1, passes=0.5)
+    assert controller.seen.verify == pytest.approx(0.02)
+    controller.seen.take(100, verify=0.03, missed=0.1, passes=0.5)
+    assert controller.seen.verify == pytest.approx(0.025)
+    for seconds in (0.02, 0.03, 0.04):
+        controller.ran(8, seconds)
+    assert controller.seen.edge == pytest.approx(0.03)
 
 
 def test_a_short_text_says_little_of_shares_and_what_is_long_past_nothing() -> None:
     seen = Measured()
-    seen.take(4, edge=0.02, verify=0.03, missed=1.0, passes=1.0)
-    assert seen.edge == pytest.approx(0.02)
+    seen.take(4, verify=0.03, missed=1.0, passes=1.0)
+    assert seen.verify == pytest.approx(0.03)
     assert seen.missed < 0.2
     for _ in range(100):
-        seen.take(64, edge=0.02, verify=0.03, missed=0.03, passes=0.3)
+        seen.take(64, verify=0.03, missed=0.03, passes=0.3)
     assert seen.missed == pytest.approx(0.03, abs=0.001)
     for _ in range(30):
-        seen.take(64, edge=0.04, verify=0.03, missed=0.2, passes=0.3)
+        seen.take(64, verify=0.06, missed=0.2, passes=0.3)
     assert seen.missed > 0.18
-    assert seen.edge > 0.039
+    assert seen.verify > 0.058
 
 
 def test_an_operators_plan_stands_where_the_cloud_can_follow_it() -> None:
@@ -97,9 +102,9 @@ def test_an_operators_plan_stands_where_the_cloud_can_follow_it() -> None:
 
 
 def measured(row_cost: float = 0.0) -> Controller:
-    controller = Controller(Pacing(), "draft", 1.0, 2, 0.5, SEEN)
+    controller = Controller(Pacing(), "draft", 1.0, 2, 0.5, replace(SEEN))
     for rows in (1, 8) * 4:
-        controller.steps.take(rows, 0.02 + row_cost * rows)
+        controller.rows.take(rows, 0.02 + row_cost * rows)
     return controller
 
 
@@ -137,3 +142,12 @@ def test_an_uplink_slower_than_the_edge_is_what_a_token_takes() -> None:
         "draft", SEEN, full=FULL, round_trip=0.01, price=1.0, ahead=2, able=True, row_seconds=0.5
     )
     assert slow in ("race", "cloud")
+
+
+def test_nothing_is_withheld_before_anything_was_seen() -> None:
+    controller = Controller(Pacing(), None, 0.0, 2, 0.5, Measured())
+    assert controller.pacing(0.003, able=True, row_seconds=0.01).least == 0
+    controller.ran(8, 0.02)
+    assert controller.pacing(0.003, able=True, row_seconds=0.001).least == pytest.approx(
+        0.002 / 0.033
+    )
