@@ -102,8 +102,8 @@ register(
 # One layer below the half: the cloud's pass is nearly as short as at the half, and that layer of
 # the edge is free to be trained as a drafter.
 _VERIFIED = {"mode": "verified"}
-_BLOCKS = {"draft_plan": "draft", "draft_width": "1", "draft_doubt": "0.3"}
-_BLOCKS |= {"draft_longest": "6", "draft_most": "6"}
+_BLOCKS = {"draft_plan": "draft", "draft_width": "1", "draft_doubt": "0.2"}
+_BLOCKS |= {"draft_longest": "10", "draft_most": "10"}
 _FASTEST = {"cloud_price": "0"}
 register(Deployment("verified, blocks", _VERIFIED, cut="late", settings=_BLOCKS))
 register(Deployment("verified", _VERIFIED, cut="late"))

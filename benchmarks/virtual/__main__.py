@@ -48,9 +48,9 @@ class Way:
     drafter: bool = True
 
 
-_BLOCK = {"draft_plan": "draft", "draft_width": 1, "draft_doubt": 0.3}
+_BLOCK = {"draft_plan": "draft", "draft_width": 1, "draft_doubt": 0.2}
 WAYS: Mapping[str, Way] = {
-    "blocks": Way({**_BLOCK, "draft_longest": 6, "draft_most": 6}),
+    "blocks": Way({**_BLOCK, "draft_longest": 10, "draft_most": 10}),
     "chain": Way({"draft_plan": "draft", "draft_width": 1}),
     "tree": Way({"draft_plan": "draft"}),
     "tree, not distilled": Way({"draft_plan": "draft"}, drafter=False),
