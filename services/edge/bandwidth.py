@@ -1,9 +1,9 @@
 """What a byte takes on its way to the cloud, from requests that were answered.
 
-Bodies leave one after the other, whatever their connections: the last byte of one had left when its
-answer came, less the round trip and the cloud's own time; its first, when it was sent or, if that
-was later, when the one before had left. What any body takes, the small ones too, is not the
-uplink's: the line through all of them tells the two apart. Nothing but this machine's clock is
+Bodies are taken to leave one after the other, whatever their connections: the last byte of one had
+left when its answer came, less the round trip and the cloud's own time; its first, when it was sent
+or, if that was later, when the one before had left. What any body takes, the small ones too, is not
+the uplink's: the line through all of them tells the two apart. Nothing but this machine's clock is
 read.
 """
 

@@ -23,6 +23,12 @@ WHOLE = 131_072
 # than the second: the best of 1, 2, 4 and 8 in virtual time at 5, 10 and 30 Mbit/s.
 _WAY_FACTOR = 2.0
 _MOST_WITHHELD = 0.5
+# However dear a row is measured to be, drafts likelier than this are run.
+_MOST_UNRUN = 0.3
+# After so many steps none counts for more than so many times the usual one.
+_SURE_STEPS, _LONGEST_STEP = 8, 4
+# Of so many texts under another plan one is drafted.
+EXPLORED = 16
 MEMORY = 400
 # Tokens that what is assumed of shares counts for.
 ASSUMED = 40
@@ -117,8 +123,10 @@ def choose(
         current: kept unless another is better by HYSTERESIS.
         able: the cloud can go on by itself (it has every layer, in the edge's format).
     """
+    if not able:
+        return "draft"
     if not seen.tokens:
-        return "race" if able and price == 0 else "draft"
+        return "race" if price == 0 else "draft"
 
     def worth(plan: Plan) -> float:
         seconds, cloud = cost(
@@ -126,7 +134,7 @@ def choose(
         )
         return seconds + price * cloud
 
-    best = min(PLANS if able else PLANS[:1], key=worth)
+    best = min(PLANS, key=worth)
     return best if worth(best) < worth(current) * (1 - HYSTERESIS) else current
 
 
@@ -160,14 +168,23 @@ class Controller:
     seen: Measured
     plan: Plan = "draft"
     rows: Line = field(default_factory=Line)
+    _texts: int = 0
 
-    def pacing(self, round_trip: float | None, *, able: bool, row_seconds: float = 0.0) -> Pacing:
+    def pacing(
+        self,
+        round_trip: float | None,
+        *,
+        able: bool,
+        row_seconds: float = 0.0,
+        exploring: bool = False,
+    ) -> Pacing:
         """How a text goes on now.
 
         Args:
             round_trip: to the cloud, seconds; None while unknown.
             able: the cloud can go on by itself.
             row_seconds: a state's time on the uplink.
+            exploring: the text is drafted, whatever the plan.
         """
         way = round_trip or 0.0
         if self.fixed is not None:
@@ -183,7 +200,7 @@ class Controller:
                 able=able,
                 row_seconds=row_seconds,
             )
-        pacing = paced(self.base, self.plan, ahead=self.ahead)
+        pacing = paced(self.base, "draft" if exploring else self.plan, ahead=self.ahead)
         if not self.seen.steps:
             return pacing
         # A row is worth its time, in the step and on the uplink, where the miss it may spare costs
@@ -191,11 +208,22 @@ class Controller:
         miss = max(missed_seconds(self.seen, way), _INSTANT)
         return replace(
             pacing,
-            floor=max(pacing.floor, min(self.rows.slope / miss, 1.0)),
+            floor=max(pacing.floor, min(self.rows.slope / miss, _MOST_UNRUN)),
             least=min(_WAY_FACTOR * row_seconds / miss, _MOST_WITHHELD),
         )
 
     def ran(self, rows: int, seconds: float) -> None:
         """Take in an edge step over so many drafts."""
+        if self.seen.steps > _SURE_STEPS:
+            # A stall says nothing of rows, and would be remembered for long.
+            seconds = min(seconds, _LONGEST_STEP * self.seen.edge)
         self.seen.step(seconds)
         self.rows.take(rows, seconds)
+
+    def explores(self) -> bool:
+        """Whether a text that begins now should be drafted whatever the plan: only drafting shows
+        what drafts are worth. Never where time alone counts.
+        """
+        self._texts += 1
+        free = self.fixed is None and self.price > 0
+        return free and self.plan != "draft" and self._texts % EXPLORED == 0

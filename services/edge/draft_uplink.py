@@ -111,8 +111,9 @@ class DraftUplink(Uplink):
         began = time.perf_counter()
         report = await self._post(blocks, operation)
         ended = time.perf_counter()
-        self.link.succeeded(ended - began - report.seconds)
         count = sum(len(b.states.payload) + len(b.states.scales) for b in blocks if b.states)
+        own = report.seconds + count * self.link.bandwidth.seconds_per_byte
+        self.link.succeeded(ended - began - own)
         self.link.carried(count, began, ended, report.seconds)
         return report
 

@@ -172,11 +172,11 @@ class Drafts(Chain):
         ]
 
     def running(self) -> list[Node]:
-        """Live drafts under way."""
+        """Live drafts that will be ready to be sent."""
         return [
             node
             for node, _ in self.live
-            if node.slot is not None and not node.ran and not node.decided
+            if node.slot is not None and not node.ready and not node.decided
         ]
 
     def unsend(self, start: int) -> None:
@@ -187,11 +187,11 @@ class Drafts(Chain):
                 node.sent = node.asked = False
 
     def path(self) -> Iterator[Node]:
-        """The likeliest drafts that have run, one on the other, from the root on."""
+        """The likeliest drafts that can be sent, one on the other, from the root on."""
         node: Node | None = self.root
-        while node is not None and node.ran:
+        while node is not None and node.ready:
             yield node
-            following = (child for child in node.children.values() if child.ran)
+            following = (child for child in node.children.values() if child.ready)
             node = max(following, key=lambda child: child.chance, default=None)
 
     def doubt(self) -> tuple[float, int]:

@@ -192,7 +192,7 @@ class Generation:
 
     def _may_wait(self, newest: Token) -> int:
         """How many of the tokens held may wait for the cloud's next answer, `newest` being the
-        last: none after such an answer, without a cloud, or at the end of the text.
+        last: none after such an answer, after a token that stood in for one, or at the end.
         """
         answered = newest.source in ("cloud", "fallback")
         if answered or self.rules.most_held == 0 or self.sequence.finished:

@@ -9,6 +9,7 @@ layer.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
@@ -62,6 +63,9 @@ class Verified:
     waits: Waits = field(default_factory=Waits)
     edge_seconds: float = 0.0
     _task: "asyncio.Future[Completed[EdgeResult]] | None" = None
+    _exploring: bool = False
+    _helped: bool = False  # the cloud was allowed to go on by itself
+    _uncoded: "deque[tuple[Step, Tensor]]" = field(default_factory=deque)
     _coding: asyncio.TimerHandle | None = None
     _broken: BaseException | None = None
     _steps: int = 0
@@ -76,10 +80,13 @@ class Verified:
             CloudLost, Unfit, Invalid: the cloud refuses or is lost, and nothing may stand in.
         """
         uplink = self.uplink
+        self._exploring = self.controller.explores()
         if uplink.as_ids or not self.drafts.travels:
             self._ask_now()
         try:
             while True:
+                if self._broken is not None and not uplink.decided:
+                    raise self._broken
                 self._begin()
                 if not self._ask():
                     uplink.offer()
@@ -114,7 +121,9 @@ class Verified:
     def _begin(self) -> bool:
         """Start a step over what is most worth running, if none is under way; true if one was."""
         pacing = self.pacing
-        if self._task is not None or (not pacing.width and self._able):
+        if self._task is not None or self._broken is not None:
+            return False
+        if not pacing.width and self._able:
             return False
         room = min(pacing.most, self.uplink.room) if self.uplink.room else pacing.most
         step = self.drafts.next_step(width=pacing.width, floor=pacing.floor, room=room)
@@ -167,7 +176,7 @@ class Verified:
         # The prompt's own pass and token are no draft's; where the cloud goes on by itself its
         # passes and tokens say nothing of drafts.
         made = drafts.end - drafts.opening.prompt_tokens - 1
-        if self._steps and spent.passes > 1 and made > 0 and not self.pacing.ahead:
+        if self._steps and spent.passes > 1 and made > 0 and not self._helped:
             self.controller.seen.take(
                 made,
                 verify=spent.compute_seconds / spent.passes,
@@ -183,18 +192,18 @@ class Verified:
         assert step is not None
         try:
             states = self._collect(step, task)
+            if states is not None:
+                self._uncoded.append((step, states))
             begun = self._begin()
-        except Exception as error:  # whatever it is, who iterates `tokens` gets it
+        except (Exception, asyncio.CancelledError) as error:  # who iterates `tokens` gets it
             self._broken = error
-            self.uplink.changed.set()
-            return
+            begun = False
         if not begun:
-            self._code(step, states)
-        else:
+            self._code()
+        elif self._coding is None:
             # The engine's thread wants the interpreter, and maybe this core, to begin with.
-            self._coding = asyncio.get_running_loop().call_later(
-                HEAD_START_SECONDS, self._code, step, states
-            )
+            loop = asyncio.get_running_loop()
+            self._coding = loop.call_later(HEAD_START_SECONDS, self._code)
 
     def _collect(self, step: Step, task: "asyncio.Future[Completed[EdgeResult]]") -> Tensor | None:
         """Take in what a finished step says of the candidates; returns its states, None where it
@@ -214,11 +223,14 @@ class Verified:
         self.drafts.ran(step, drafted.rankings)
         return drafted.states
 
-    def _code(self, step: Step, states: Tensor | None) -> None:
-        """Make ready for the uplink what a step has run."""
-        self._coding = None
+    def _code(self) -> None:
+        """Make ready for the uplink what steps have run."""
+        if self._coding is not None:
+            self._coding.cancel()
+            self._coding = None
         try:
-            if states is not None:
+            while self._uncoded:
+                step, states = self._uncoded.popleft()
                 codec = self.drafts.opening.codec
                 coded = quantization.encode(states, codec) if self.drafts.travels else None
                 self.drafts.coded(step, coded)
@@ -254,9 +266,13 @@ class Verified:
     def _ask_now(self) -> None:
         link, drafts = self.uplink.link, self.drafts
         pacing = self.pacing = self.controller.pacing(
-            link.round_trip_seconds, able=self._able, row_seconds=self._row_seconds
+            link.round_trip_seconds,
+            able=self._able,
+            row_seconds=self._row_seconds,
+            exploring=self._exploring,
         )
         self.uplink.least = pacing.least
+        self._helped = self._helped or pacing.ahead > 0
         ahead = min(pacing.ahead, drafts.opening.max_positions - drafts.end)
         self.uplink.ask_for(ahead, announce=ahead > 0 and not pacing.racing)
 
@@ -268,8 +284,6 @@ class Verified:
         if resting:
             self.waits.seconds += time.perf_counter() - began
             self.waits.round_trips += bool(self.uplink.decided)
-        if self._broken is not None:
-            raise self._broken
         if self._step is not None and self._work is not None:
             # What no longer stands on the text is not worth the rest of its layers.
             self._work.wanted = self.drafts.matters(self._step)

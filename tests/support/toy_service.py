@@ -196,6 +196,9 @@ class _Fixed:
     def ran(self, *_: object) -> None:
         """Learns nothing."""
 
+    def explores(self) -> bool:
+        return False
+
     @property
     def seen(self) -> Measured:
         return Measured()

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.edge.controller import WHOLE, Controller, Measured, choose, cost, paced
+from services.edge.controller import (
+    EXPLORED,
+    PLANS,
+    WHOLE,
+    Controller,
+    Measured,
+    Plan,
+    choose,
+    cost,
+    paced,
+)
 from services.edge.policy import Pacing
 
 FULL = 0.037
@@ -126,9 +136,9 @@ def test_the_dearer_a_miss_the_more_is_sent() -> None:
 
 def test_rows_that_make_the_step_longer_must_be_likely() -> None:
     assert measured().pacing(0.003, able=True).floor == Pacing().floor
-    dear = measured(0.01).pacing(0.003, able=True).floor
-    assert dear == pytest.approx(0.01 / (0.003 + 0.026 + 0.012))
-    assert measured(10.0).pacing(0.003, able=True).floor == 1.0
+    dear = measured(0.005).pacing(0.003, able=True).floor
+    assert dear == pytest.approx(0.005 / (0.003 + 0.026 + 0.012))
+    assert measured(10.0).pacing(0.003, able=True).floor == 0.3
 
 
 def test_an_uplink_slower_than_the_edge_is_what_a_token_takes() -> None:
@@ -151,3 +161,33 @@ def test_nothing_is_withheld_before_anything_was_seen() -> None:
     assert controller.pacing(0.003, able=True, row_seconds=0.001).least == pytest.approx(
         0.002 / 0.033
     )
+
+
+def test_one_stalled_step_does_not_end_drafting() -> None:
+    controller = Controller(Pacing(), None, 1.0, 2, 0.5, Measured())
+    for rows, seconds in [(4, 0.02), (8, 20.0), *[(1, 0.015)] * 50]:
+        controller.ran(rows, seconds)
+    assert controller.pacing(0.03, able=False).floor <= 0.3
+    known = controller.seen.edge
+    controller.ran(8, 20.0)
+    assert controller.seen.edge < 1.2 * known
+
+
+def test_a_plan_the_cloud_cannot_follow_is_left() -> None:
+    seen = Measured(0.024, 0.026, missed=0.06, passes=0.45, tokens=400)
+    for plan in PLANS:
+        found = choose(plan, seen, full=FULL, round_trip=0.3, price=0, ahead=2, able=False)
+        assert found == "draft"
+
+
+@pytest.mark.parametrize(("price", "fixed"), [(0.5, None), (0.0, None), (0.5, "race")])
+def test_now_and_then_a_text_is_drafted_to_see_what_that_is_worth(
+    price: float, fixed: Plan | None
+) -> None:
+    controller = Controller(Pacing(), fixed, price, 2, 0.5, replace(SEEN, missed=0.9), plan="race")
+    plans = []
+    for _ in range(3 * EXPLORED):
+        exploring = controller.explores()
+        plans.append(controller.pacing(0.3, able=True, exploring=exploring).ahead == 0)
+    assert controller.plan == "race"
+    assert sum(plans) == (3 if price and fixed is None else 0)

@@ -259,3 +259,19 @@ def test_doubt_is_of_the_likeliest_line_nobody_was_asked_about() -> None:
 def test_drafts_are_of_their_session_and_opening() -> None:
     other = replace(opening(), codec="fp16")
     assert new_drafts().digests[-1] != new_drafts(other).digests[-1]
+
+
+def test_what_cannot_be_sent_yet_is_no_reason_to_ask_and_is_announced() -> None:
+    bench = Bench()
+    bench.run(Ranking((1, 2), SURE))
+    step = bench.begin()
+    assert step is not None
+    bench.drafts.root.asked = True
+    bench.drafts.ran(step, [Ranking((8, 9), SURE)])
+    after = bench.begin()
+    assert after is not None
+    assert bench.drafts.doubt()[1] == 0
+    assert bench.drafts.running() == [*step.nodes, *after.nodes]
+    bench.drafts.coded(step, None)
+    assert bench.drafts.doubt()[1] == 1
+    assert bench.drafts.running() == list(after.nodes)

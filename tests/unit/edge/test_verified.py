@@ -8,18 +8,20 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
+import torch
 
 from services.edge.draft_tree import Decided
-from services.edge.drafting import Ranker
+from services.edge.drafting import Drafted, Drafting, Ranker
 from services.edge.engine import EdgeEngine, EdgeState
 from services.edge.link import Link
 from services.edge.policy import Pacing
 from services.edge.uplink import Spent
 from services.edge.verified import Verified
-from shared.decoding.sampling import SamplingParameters
-from shared.errors import CloudLost
+from shared.decoding.sampling import Ranking, SamplingParameters
+from shared.errors import CloudLost, OutOfMemory
 from shared.model import LayerSpan
 from shared.runtime.model_thread import ModelThread
+from shared.runtime.work import Completed
 from tests.support.toy_model import DEPTH, EDGE_DEPTH, SPLIT, ToyModel
 from tests.unit.edge.trees import new_drafts
 
@@ -91,6 +93,11 @@ class Steady:
     def pacing(self, *_: object, **__: object) -> Pacing:
         return Pacing()
 
+    def explores(self) -> bool:
+        return False
+
+    def ran(self, *_: object) -> None: ...
+
 
 def verified(uplink: QuietUplink, cache: object, thread: ModelThread[Any, Any]) -> Verified:
     return Verified(
@@ -146,3 +153,42 @@ async def test_a_loss_that_comes_with_the_last_tokens_is_told_after_them() -> No
         with pytest.raises(CloudLost):
             async with asyncio.timeout(1):
                 await anext(text)
+
+
+@dataclass
+class ByHand:
+    """A thread whose steps end when the test says so."""
+
+    works: "list[tuple[Drafting, asyncio.Future[Any]]]" = field(default_factory=list)
+
+    def submit(self, work: Drafting) -> "asyncio.Future[Any]":
+        self.works.append((work, asyncio.get_running_loop().create_future()))
+        return self.works[-1][1]
+
+    async def end(self, ranking: Ranking) -> None:
+        work, done = self.works[-1]
+        states = torch.zeros(len(work.ids), 4)
+        done.set_result(Completed(Drafted(states, [ranking] * len(work.ids)), 0.01, 0.0))
+        await asyncio.sleep(0.005)
+
+
+async def test_after_a_step_that_failed_none_begins_and_what_was_decided_still_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Verified, "_ask", lambda _: False)
+    uplink, thread = QuietUplink(flying=1), ByHand()
+    uplink.decided.append(Decided(5, drafted=False, chance=None))
+    making = verified(uplink, Cache(), cast(Any, thread))
+    making.pacing = Pacing(width=1)
+    tokens = making.tokens()
+    assert (await anext(tokens))[0].token == 5  # and a reader who takes its time
+    await thread.end(Ranking((8, 9), 0.5))
+    await thread.end(Ranking((3, 4), 0.5))
+    assert len(thread.works) == 3  # the next step does not wait for the reader
+    thread.works[-1][1].set_exception(OutOfMemory("KV"))
+    await asyncio.sleep(0)
+    uplink.decided.append(Decided(6, drafted=False, chance=None))
+    assert (await anext(tokens))[0].token == 6
+    with pytest.raises(OutOfMemory):
+        await anext(tokens)
+    assert len(thread.works) == 3
