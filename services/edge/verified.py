@@ -18,10 +18,11 @@ from torch import Tensor
 from services.edge.controller import Controller
 from services.edge.draft_tree import Decided, Step
 from services.edge.draft_uplink import DraftUplink
-from services.edge.drafting import Ask, Drafted, Drafting, Ranker
+from services.edge.drafting import Drafted, Drafting, Ranker
 from services.edge.drafts import Drafts
 from services.edge.engine import EdgeResult, EdgeState, EdgeWork
 from services.edge.policy import Pacing
+from services.edge.steps import work_of
 from shared import quantization
 from shared.errors import Abandoned
 from shared.runtime.model_thread import ModelThread
@@ -130,32 +131,10 @@ class Verified:
         if step is None:
             return False
         self._step = step
-        self._work = self._work_of(step)
+        self._work = work_of(step, self.drafts, self.state.cache, self.ranker)
         self._task = self.thread.submit(self._work)
         self._task.add_done_callback(self._stepped)
         return True
-
-    def _work_of(self, step: Step) -> Drafting:
-        last = self.drafts.opening.max_positions - 1
-        root = self.drafts.root
-        asks = [
-            Ask(node.position + 1, node.prefix)
-            if node.prefix is not None
-            and node.position < last
-            and (node is root or not node.decided)
-            else None
-            for node in step.nodes
-        ]
-        return Drafting(
-            cache=self.state.cache,
-            ids=[node.token for node in step.nodes],
-            base=step.base,
-            keep=step.keep,
-            line=step.line,
-            parents=step.parents,
-            asks=asks,
-            ranker=self.ranker,
-        )
 
     async def _leave(self) -> None:
         """Give up the step under way; its KV may be closed once it is out of the queue."""

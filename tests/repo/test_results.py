@@ -1,6 +1,7 @@
 """The committed results are one whole run, and its page and simulation are made from its rows."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from benchmarks.cells import full, loopback
 from benchmarks.deployments import DEPLOYMENTS
 from benchmarks.report.page import text
-from benchmarks.rows import load
+from benchmarks.rows import Row, load
 from benchmarks.simulate.validate import traces_of, validate
 from tests.repo.tree import ROOT
 
@@ -17,6 +18,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 ROWS = load(RESULTS / "latest.json")
 # Measured after the last whole run, paced at one bandwidth.
 LATER = load(RESULTS / "verified" / "latest.json")
+SAMPLED = load(RESULTS / "sampled" / "latest.json")
 ABOUT: dict[str, Any] = json.loads((RESULTS / "about.json").read_text())
 
 
@@ -63,8 +65,9 @@ def test_the_simulation_is_of_these_rows_and_near_them() -> None:
     assert len(far) <= 0.02 * len(found.predicted)
 
 
-def test_modes_that_promise_the_full_models_text_kept_it() -> None:
+@pytest.mark.parametrize("rows", [ROWS, LATER, SAMPLED], ids=["whole", "later", "sampled"])
+def test_modes_that_promise_the_full_models_text_kept_it(rows: Sequence[Row]) -> None:
     promised = ("cloud-only", "naive split", "fair split", "CE-CoLLM 1.0", "self-speculation")
-    for row in ROWS:
+    for row in rows:
         if row.deployment in promised or row.deployment.startswith("verified"):
             assert (row.agreement, row.identical) == (1.0, 1.0), row
