@@ -29,6 +29,7 @@ _MOST_UNRUN = 0.3
 _SURE_STEPS, _LONGEST_STEP = 8, 4
 # Of so many texts under another plan one is drafted.
 EXPLORED = 16
+# Steps or tokens an average remembers.
 MEMORY = 400
 # Tokens that what is assumed of shares counts for.
 ASSUMED = 40

@@ -24,7 +24,6 @@ class Node:
     children: "dict[int, Node]" = field(default_factory=dict)
     slot: int | None = None
     coded: tuple[HiddenBlock, int] | None = None
-    ran: bool = False
     ready: bool = False
     ranking: Ranking | None = None
     decided: bool = False

@@ -133,7 +133,6 @@ class Drafts(Chain):
     def ran(self, step: Step, rankings: Sequence[Ranking | None]) -> None:
         """Take in what may follow each of a step's rows; the next step can be chosen."""
         for node, ranking in zip(step.nodes, rankings, strict=True):
-            node.ran = True
             node.ranking = ranking
 
     def coded(self, step: Step, states: HiddenBlock | None) -> None:

@@ -69,7 +69,6 @@ class Verified:
     _uncoded: "deque[tuple[Step, Tensor]]" = field(default_factory=deque)
     _coding: asyncio.TimerHandle | None = None
     _broken: BaseException | None = None
-    _steps: int = 0
     _step: Step | None = None
     _work: Drafting | None = None
 
@@ -155,7 +154,7 @@ class Verified:
         # The prompt's own pass and token are no draft's; where the cloud goes on by itself its
         # passes and tokens say nothing of drafts.
         made = drafts.end - drafts.opening.prompt_tokens - 1
-        if self._steps and spent.passes > 1 and made > 0 and not self._helped:
+        if self.edge_seconds and spent.passes > 1 and made > 0 and not self._helped:
             self.controller.seen.take(
                 made,
                 verify=spent.compute_seconds / spent.passes,
@@ -196,7 +195,6 @@ class Verified:
         drafted = completed.value
         assert isinstance(drafted, Drafted)
         self.edge_seconds += completed.compute_seconds
-        self._steps += 1
         if not any(node.decided for node in step.nodes):
             self.controller.ran(len(step.nodes), completed.compute_seconds)
         self.drafts.ran(step, drafted.rankings)

@@ -17,7 +17,7 @@ NEW_TOKENS = 24
 
 
 @cache
-def run(mode: str, rtt_ms: float, price: float = 1.0) -> list[Answered]:
+def run(mode: str, rtt_ms: float, price: float = 1.0, mbit: float = 30.0) -> list[Answered]:
     asked = [
         {
             "inputs": prompt,
@@ -29,16 +29,16 @@ def run(mode: str, rtt_ms: float, price: float = 1.0) -> list[Answered]:
     ]  # fmt: skip
     edge, whole = bundles(*LATE).edge, bundles().cloud
     settings = {"cloud_price": price}
-    return answers(Deployed(edge, whole, rtt_ms, settings=settings), asked)
+    return answers(Deployed(edge, whole, rtt_ms, mbit, settings=settings), asked)
 
 
 def ids(found: Sequence[Answered]) -> list[list[int]]:
     return [[token["id"] for token in each.details["tokens"]] for each in found]
 
 
-def ratio(mode: str, rtt_ms: float, price: float = 1.0) -> float:
+def ratio(mode: str, rtt_ms: float, price: float = 1.0, mbit: float = 30.0) -> float:
     """Time over cloud-only's."""
-    found, base = run(mode, rtt_ms, price), run("cloud", rtt_ms)
+    found, base = run(mode, rtt_ms, price, mbit), run("cloud", rtt_ms, mbit=mbit)
     assert ids(found) == ids(base)
     return sum(each.seconds for each in found) / sum(each.seconds for each in base)
 
@@ -55,6 +55,11 @@ def test_near_the_cloud_it_is_a_fifth_quicker_for_less_than_half_of_the_cloud() 
         for mode in ("verified", "cloud")
     )
     assert spent < 0.5 * whole
+
+
+@pytest.mark.parametrize(("mbit", "most"), [(5.0, 1.0), (10.0, 0.8)])
+def test_a_slow_uplink_carries_what_is_worth_its_way_and_no_more(mbit: float, most: float) -> None:
+    assert ratio("verified", 3.0, mbit=mbit) < most
 
 
 def test_a_second_run_takes_exactly_as_long() -> None:

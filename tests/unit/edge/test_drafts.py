@@ -263,7 +263,11 @@ def test_drafts_are_of_their_session_and_opening() -> None:
 
 def test_what_cannot_be_sent_yet_is_no_reason_to_ask_and_is_announced() -> None:
     bench = Bench()
-    bench.run(Ranking((1, 2), SURE))
+    prompt = bench.begin()
+    assert prompt is not None
+    bench.drafts.ran(prompt, [Ranking((1, 2), SURE)] * len(prompt.nodes))
+    assert bench.drafts.doubt() == (1.0, 0)
+    bench.end(prompt, Ranking((1, 2), SURE))
     step = bench.begin()
     assert step is not None
     bench.drafts.root.asked = True

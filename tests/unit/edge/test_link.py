@@ -149,6 +149,13 @@ def test_the_round_trip_is_the_least_of_the_last_answers(trips: list[float]) -> 
     ]
 
 
+def test_a_path_that_got_longer_is_known_after_a_dozen_answers() -> None:
+    link = Timed().link
+    for seconds in (0.01, *[0.1] * RECENT_ANSWERS):
+        link.succeeded(seconds)
+    assert link.round_trip_seconds == 0.1
+
+
 @pytest.mark.parametrize("nothing", [None, 0.0, -0.01])
 def test_an_answer_without_a_measurable_network_leaves_the_estimate(nothing: float | None) -> None:
     link = Timed().link

@@ -192,3 +192,22 @@ async def test_after_a_step_that_failed_none_begins_and_what_was_decided_still_c
     with pytest.raises(OutOfMemory):
         await anext(tokens)
     assert len(thread.works) == 3
+
+
+async def test_a_step_that_fails_as_a_token_comes_is_the_last_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Verified, "_ask", lambda _: False)
+    uplink, thread = QuietUplink(flying=1), ByHand()
+    making = verified(uplink, Cache(), cast(Any, thread))
+    making.pacing = Pacing(width=1)
+    tokens = making.tokens()
+    waiting = asyncio.ensure_future(anext(tokens))
+    await asyncio.sleep(0)
+    await thread.end(Ranking((8, 9), 0.5))  # the second step runs one, another could be run
+    thread.works[-1][1].set_exception(OutOfMemory("KV"))
+    uplink.decided.append(Decided(5, drafted=False, chance=None))
+    assert (await waiting)[0].token == 5
+    with pytest.raises(OutOfMemory):
+        await anext(tokens)
+    assert len(thread.works) == 2

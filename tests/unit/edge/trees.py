@@ -152,7 +152,7 @@ class Bench:
             if node.slot is not None and not node.decided:
                 slots.append(node.slot)
                 assert self.rows[node.slot] == line
-            if node.ran and not node.decided and drafts.travels:
+            if node.ready and not node.decided and drafts.travels:
                 assert node.coded is not None
         assert len(set(slots)) == len(slots)
 
