@@ -126,7 +126,7 @@ class PacedModel:
         self._tell(Ran(began, ended, rows, first, last, begins, tapped))
         if not wanted:
             for segment in segments:
-                segment.cache.truncate(segment.position)
+                segment.cache.extend(segment.layers, segment.position)
             raise Abandoned
         return [self._widened(each) for each in states]
 

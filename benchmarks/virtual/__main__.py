@@ -55,6 +55,9 @@ WAYS: Mapping[str, Way] = {
     "tree": Way({"draft_plan": "draft"}),
     "tree, not distilled": Way({"draft_plan": "draft"}, drafter=False),
     "tree, split at a quarter": Way({"draft_plan": "draft"}, below=None),
+    "tree, split at a quarter, its exit where sure": Way(
+        {"draft_plan": "draft", "draft_sure": 0.95}, below=None
+    ),
     "tree, ids": Way({"draft_plan": "draft"}, parameters={"verify": "ids"}),
     "tree + run-ahead 1": Way({"draft_plan": "assist", "draft_ahead": 1}),
     "tree + run-ahead 2": Way({"draft_plan": "assist", "draft_ahead": 2}),

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from benchmarks.paced.model import PacedModel
-from services.edge.drafting import Drafting
 from shared.errors import Abandoned
 from shared.model import Segment
 from shared.runtime.work import Completed, Engine, Failed, Work
@@ -71,7 +70,6 @@ class VirtualThread(Generic[W, R]):
                     (outcome,) = self.engine.step([(work, work.rows)])
                     seconds += self.model.spent / 1e3
                     if not await self._spend(work, loop.time() + self.model.spent / 1e3):
-                        _undo(work)
                         raise Abandoned
                 self.note(began, loop.time(), work)
         finally:
@@ -97,9 +95,3 @@ class VirtualThread(Generic[W, R]):
         errands, self._errands = self._errands, []
         for errand in errands:
             errand()
-
-
-def _undo(work: object) -> None:
-    """Take the rows of a step back that has run here at once, and would not have."""
-    assert isinstance(work, Drafting), "only drafts are abandoned"
-    work.cache.truncate(work.cache.length(0) - len(work.ids))

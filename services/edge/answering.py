@@ -18,12 +18,13 @@ from services.edge.controller import Controller
 from services.edge.draft_uplink import DraftUplink
 from services.edge.drafting import Ranker
 from services.edge.drafts import Drafts
-from services.edge.engine import EdgeEngine, EdgeResult, EdgeState, EdgeWork
+from services.edge.engine import EdgeEngine, EdgeResult, EdgeWork
 from services.edge.generation import Generation
 from services.edge.link import Link
 from services.edge.metrics import EdgeMetrics
 from services.edge.policy import MOST_HELD, Mode, Rules, default_on_cloud_loss
 from services.edge.schemas import GenerateRequest, Parameters
+from services.edge.state import EdgeState
 from services.edge.text import TextCodec
 from services.edge.uplink import Uplink
 from services.edge.verified import Verified
@@ -81,7 +82,7 @@ class Answering:
     metrics: EdgeMetrics
     load: Load
     controller: Controller
-    chances: Mapping[Kind, Chances]
+    chances: Mapping[Kind, Mapping[int, Chances]]
 
     @property
     def modes(self) -> tuple[Mode, ...]:

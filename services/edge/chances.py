@@ -6,6 +6,7 @@ probability, sampled). So the share of past drafts that were right is kept per g
 forgets slowly. Pure.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,17 @@ class Chances:
         place = bisect_right(self.leads, lead)
         seen = self._seen[place]
         return tuple(right / seen for right in self._right[place])
+
+    def lead_for(self, share: float) -> float:
+        """The least lead from which on rank 1 is right more often than that; infinite where it
+        never is.
+        """
+        lead = math.inf
+        for place in reversed(range(len(self._seen))):
+            if self._right[place][0] <= share * self._seen[place]:
+                break
+            lead = self.leads[place - 1] if place else 0.0
+        return lead
 
     def learn(self, lead: float, rank: int | None) -> None:
         """Take in which rank (from 0) was right; None where none was."""

@@ -213,13 +213,16 @@ class Controller:
             least=min(_WAY_FACTOR * row_seconds / miss, _MOST_WITHHELD),
         )
 
-    def ran(self, rows: int, seconds: float) -> None:
-        """Take in an edge step over so many drafts."""
+    def ran(self, rows: int, seconds: float, *, whole: bool) -> None:
+        """Take in an edge step over so many drafts; `whole` where these, and no other rows, went
+        through all the layers.
+        """
         if self.seen.steps > _SURE_STEPS:
             # A stall says nothing of rows, and would be remembered for long.
             seconds = min(seconds, _LONGEST_STEP * self.seen.edge)
         self.seen.step(seconds)
-        self.rows.take(rows, seconds)
+        if whole:
+            self.rows.take(rows, seconds)
 
     def explores(self) -> bool:
         """Whether a text that begins now should be drafted whatever the plan: only drafting shows

@@ -11,7 +11,8 @@ from shared.protocol.messages import HiddenBlock
 class Node:
     """A token after `parent`. `chance` is that it follows, given the parent does.
 
-    `slot` is its row of KV once it is run or running; `coded` its state (block, row) once it is
+    `slot` is its row of KV once it is run or running; `ranking` is what the exit in front of layer
+    `exit` says may follow; `coded` its state (block, row) once it is
     `ready` to be sent; `asked` says that a pass was asked for which looks at it.
     """
 
@@ -26,6 +27,7 @@ class Node:
     coded: tuple[HiddenBlock, int] | None = None
     ready: bool = False
     ranking: Ranking | None = None
+    exit: int = 0
     decided: bool = False
     sent: bool = False
     asked: bool = False

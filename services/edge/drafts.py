@@ -6,7 +6,7 @@ nodes. Which rows of KV belong to whom is kept here as plain numbers. Sans I/O, 
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from services.edge.chain import Chain
 from services.edge.chances import Chances
@@ -23,7 +23,8 @@ class Drafts(Chain):
     Args:
         prompt: its ids, decided from the start.
         prefix: fold over the prompt.
-        chances: what each candidate's lead has meant so far; learns with every token.
+        chances: what each candidate's lead has meant so far, by the exit that ranked it; learns
+            with every token.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class Drafts(Chain):
         vocab: int,
         prompt: Sequence[int],
         prefix: PrefixState,
-        chances: Chances,
+        chances: Mapping[int, Chances],
     ) -> None:
         super().__init__(session, opening, hidden=hidden, vocab=vocab)
         self.chances = chances
@@ -68,10 +69,7 @@ class Drafts(Chain):
         decided = []
         for token in tokens:
             root = self.root
-            if root.ranking is not None:
-                known = root.ranking.tokens
-                rank = known.index(token) if token in known else None
-                self.chances.learn(root.ranking.lead, rank)
+            self._learn(root, token)
             child = root.children.get(token)
             decided.append(Decided(token, child is not None, child.chance if child else None))
             self.accepted += child is not None
@@ -130,10 +128,12 @@ class Drafts(Chain):
         ]
         return Step(nodes, base, keep, self._base, parents)
 
-    def ran(self, step: Step, rankings: Sequence[Ranking | None]) -> None:
-        """Take in what may follow each of a step's rows; the next step can be chosen."""
-        for node, ranking in zip(step.nodes, rankings, strict=True):
-            node.ranking = ranking
+    def ran(self, step: Step, rankings: Sequence[Ranking | None], exits: Sequence[int]) -> None:
+        """Take in what may follow each of a step's rows, and which exit says so; the next step can
+        be chosen.
+        """
+        for node, ranking, layer in zip(step.nodes, rankings, exits, strict=True):
+            node.ranking, node.exit = ranking, layer
 
     def coded(self, step: Step, states: HiddenBlock | None) -> None:
         """Take in the coded states of a step that ran (none where none travel): it can be sent."""
@@ -202,8 +202,21 @@ class Drafts(Chain):
             if not node.asked:
                 count += 1
                 if node.ranking is not None:
-                    chance *= self.chances.of(node.ranking.lead)[0]
+                    chance *= self._shares(node, node.ranking)[0]
         return chance, count
+
+    def lead_for(self, share: float) -> float:
+        """The lead from which the lowest exit's first candidates are right more often than that."""
+        return self.chances[min(self.chances)].lead_for(share)
+
+    def _shares(self, node: Node, ranking: Ranking) -> Sequence[float]:
+        return self.chances[node.exit].of(ranking.lead)
+
+    def _learn(self, node: Node, token: int) -> None:
+        if node.ranking is not None:
+            known = node.ranking.tokens
+            rank = known.index(token) if token in known else None
+            self.chances[node.exit].learn(node.ranking.lead, rank)
 
     def _move(self, child: Node) -> None:
         """Make `child` the root; what stood beside it is dropped."""
@@ -244,7 +257,7 @@ class Drafts(Chain):
             count += 1
             if node.ranking is None or node.position >= last:
                 continue
-            local = self.chances.of(node.ranking.lead)
+            local = self._shares(node, node.ranking)
             for token, share in zip(node.ranking.tokens, local, strict=False):
                 if token not in node.children and token not in self.opening.sampling.eos_ids:
                     found.append((chance * share, node, token, share))

@@ -13,29 +13,11 @@ from torch import Tensor
 
 from services.edge import drafting
 from services.edge.drafting import Drafted, Drafting
+from services.edge.state import EdgeState, forward
 from shared.decoding.sampling import Choice, PrefixState, SamplingParameters, sample
-from shared.errors import Abandoned, ComputeError, OutOfMemory
-from shared.model import KVCache, Segment, SpanModel
+from shared.errors import ComputeError
+from shared.model import Segment, SpanModel
 from shared.runtime.work import Failed
-
-
-@dataclass(slots=True)
-class EdgeState:
-    """What the edge's engine holds of one session: KV of [0, e), and states [T, H] that have not
-    yet gone beyond the split.
-    """
-
-    cache: KVCache
-    behind: list[Tensor] = field(default_factory=list)
-
-    def truncate(self, length: int) -> None:
-        """Drop every position >= `length`: its KV, and its state where that was left behind."""
-        dropped = max(0, self.cache.length(0) - length)
-        if self.behind and dropped:
-            rows = torch.cat(self.behind)
-            kept = rows[: max(0, len(rows) - dropped)]
-            self.behind[:] = [kept] if len(kept) else []
-        self.cache.truncate(length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +99,9 @@ class EdgeEngine:
         if proposing:
             outcomes |= self._propose(proposing)
         if trees:
-            outcomes |= self._draft(trees)
+            found = drafting.step(self.model, self.split, trees)
+            outcomes |= {id(work): one for (work, _), one in zip(trees, found, strict=True) if one}
         return [outcomes.get(id(work)) for work, _ in batch]
-
-    def _draft(self, batch: Sequence[tuple[Drafting, int]]) -> dict[int, Drafted | Failed | None]:
-        """Run trees of drafts; where the KV budget has no room for all, one by one."""
-        try:
-            found = drafting.step(self.model, self.split, batch)
-        except OutOfMemory as error:
-            if len(batch) == 1:
-                return {id(batch[0][0]): Failed(error)}
-            return {key: one for each in batch for key, one in self._draft([each]).items()}
-        except Abandoned as end:
-            return {id(work): Failed(end) for work, _ in batch}
-        return {id(work): one for (work, _), one in zip(batch, found, strict=True)}
 
     def _propose(self, batch: Sequence[tuple[Proposing, int]]) -> dict[int, Proposal | Failed]:
         outcomes: dict[int, Proposal | Failed] = {}
@@ -167,9 +138,9 @@ class EdgeEngine:
             )
             for work, rows in batch
         ]
-        for (work, rows), states in zip(batch, self._forward(segments), strict=True):
-            if isinstance(states, OutOfMemory):
-                outcomes[id(work)] = Failed(states)
+        for (work, rows), states in zip(batch, forward(self.model, segments), strict=True):
+            if isinstance(states, Failed):
+                outcomes[id(work)] = states
                 continue
             work.done += rows
             work.charge += rows * self.split
@@ -205,9 +176,11 @@ class EdgeEngine:
             for work, (chunk, _) in zip(works, chunks, strict=True)
         ]
         caught_up, last = [], []
-        for work, (chunk, rest), states in zip(works, chunks, self._forward(segments), strict=True):
-            if isinstance(states, OutOfMemory):
-                outcomes[id(work)] = Failed(states)
+        for work, (chunk, rest), states in zip(
+            works, chunks, forward(self.model, segments), strict=True
+        ):
+            if isinstance(states, Failed):
+                outcomes[id(work)] = states
                 continue
             work.charge += len(chunk) * (self.depth - self.split)
             work.state.behind[:] = [rest] if len(rest) else []
@@ -215,16 +188,6 @@ class EdgeEngine:
                 caught_up.append(work)
                 last.append(states[-1:])
         return caught_up, last
-
-    def _forward(self, segments: Sequence[Segment]) -> Sequence[Tensor | OutOfMemory]:
-        """Run all segments in one step; where the KV budget has no room for all, one by one, so
-        that only those without room go without."""
-        try:
-            return self.model.forward(segments) if segments else []
-        except OutOfMemory as error:
-            if len(segments) == 1:
-                return [error]
-            return [self._forward([segment])[0] for segment in segments]
 
     def _ask(
         self,

@@ -15,13 +15,13 @@ from functools import partial
 
 from services.edge.engine import (
     EdgeResult,
-    EdgeState,
     EdgeWork,
     Proposal,
     Proposing,
     Question,
 )
 from services.edge.policy import Fallback, Keep, Offload, Rules, decide
+from services.edge.state import EdgeState
 from services.edge.uplink import Uplink
 from services.edge.verified import Verified
 from shared import quantization

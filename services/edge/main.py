@@ -77,7 +77,7 @@ def create_app(
         metrics=metrics,
         load=Load(settings.max_requests),
         controller=_controller(settings, manifest),
-        chances={"greedy": _chances(model, "greedy"), "sampled": _chances(model, "sampled")},
+        chances={kind: _chances(model, manifest.split, kind) for kind in ("greedy", "sampled")},
     )
     link = cloud.side.link if cloud else None
     metrics.show(exits=sorted(model.exits), link=link)
@@ -114,6 +114,7 @@ def _controller(settings: Settings, manifest: Manifest) -> Controller:
         doubt=settings.draft_doubt,
         longest=settings.draft_longest,
         most=settings.draft_most,
+        sure=settings.draft_sure,
     )
     return Controller(
         base=base,
@@ -125,10 +126,13 @@ def _controller(settings: Settings, manifest: Manifest) -> Controller:
     )
 
 
-def _chances(model: SpanModel, kind: str) -> Chances:
-    """What the last exit's drafts are worth, as it was calibrated."""
-    table = model.exits[model.span.stop].calibration.get(kind)
-    return Chances(table.gaps, table.ranks) if table is not None else untuned_chances()
+def _chances(model: SpanModel, split: int, kind: str) -> dict[int, Chances]:
+    """What the drafts of each exit are worth, as they were calibrated."""
+    tables = {n: model.exits[n].calibration.get(kind) for n in {split, model.span.stop}}
+    return {
+        layer: Chances(table.gaps, table.ranks) if table is not None else untuned_chances()
+        for layer, table in tables.items()
+    }
 
 
 def _thread(

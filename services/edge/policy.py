@@ -79,7 +79,8 @@ class Pacing:
     last one is right falls below `doubt`, or after `longest` drafts. After a pass the cloud may go
     on by itself for `ahead` tokens: where it decided what the edge had not drafted, or, `racing`,
     whatever the edge has drafted. Drafts less likely than `least` are not sent, but for the
-    likeliest path.
+    likeliest path. A step ends at the split where the exit there gives what follows its likeliest
+    row a chance above `sure`.
     """
 
     width: int = 8
@@ -90,6 +91,7 @@ class Pacing:
     ahead: int = 0
     racing: bool = False
     least: float = 0.0
+    sure: float = 1.0
 
 
 def default_on_cloud_loss(mode: Mode) -> OnCloudLoss:

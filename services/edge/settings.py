@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     draft_doubt: float = Field(default=0.7, ge=0, le=1)
     # or after so many drafts.
     draft_longest: int = Field(default=4, ge=1)
+    # A draft may come from the exit at the split where the chance that it is right is above this
+    # there; 1 asks the last exit always.
+    draft_sure: float = Field(default=1.0, ge=0, le=1)
     # Undecided drafts of a request at a time.
     draft_most: int = Field(default=64, ge=1, le=256)
     # How edge and cloud share a verified text: `draft` (the cloud only looks at drafts), `assist`

@@ -3,11 +3,13 @@
 from services.edge.draft_tree import Step
 from services.edge.drafting import Ask, Drafting, Ranker
 from services.edge.drafts import Drafts
-from shared.model import KVCache
+from services.edge.state import EdgeState
 
 
-def work_of(step: Step, drafts: Drafts, cache: KVCache, ranker: Ranker) -> Drafting:
-    """The rows of `step`; what may follow is asked of those whose following token is open."""
+def work_of(step: Step, drafts: Drafts, state: EdgeState, ranker: Ranker, sure: float) -> Drafting:
+    """The rows of `step`; what may follow is asked of those whose following token is open: first of
+    the exit at the split, which is enough where it is surer than `sure` of the likeliest.
+    """
     last = drafts.opening.max_positions - 1
     root = drafts.root
     asks = [
@@ -17,7 +19,7 @@ def work_of(step: Step, drafts: Drafts, cache: KVCache, ranker: Ranker) -> Draft
         for node in step.nodes
     ]
     return Drafting(
-        cache=cache,
+        state=state,
         ids=[node.token for node in step.nodes],
         base=step.base,
         keep=step.keep,
@@ -25,4 +27,5 @@ def work_of(step: Step, drafts: Drafts, cache: KVCache, ranker: Ranker) -> Draft
         parents=step.parents,
         asks=asks,
         ranker=ranker,
+        sure=drafts.lead_for(sure),
     )

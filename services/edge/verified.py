@@ -20,8 +20,9 @@ from services.edge.draft_tree import Decided, Step
 from services.edge.draft_uplink import DraftUplink
 from services.edge.drafting import Drafted, Drafting, Ranker
 from services.edge.drafts import Drafts
-from services.edge.engine import EdgeResult, EdgeState, EdgeWork
+from services.edge.engine import EdgeResult, EdgeWork
 from services.edge.policy import Pacing
+from services.edge.state import EdgeState
 from services.edge.steps import work_of
 from shared import quantization
 from shared.errors import Abandoned
@@ -130,7 +131,7 @@ class Verified:
         if step is None:
             return False
         self._step = step
-        self._work = work_of(step, self.drafts, self.state.cache, self.ranker)
+        self._work = work_of(step, self.drafts, self.state, self.ranker, pacing.sure)
         self._task = self.thread.submit(self._work)
         self._task.add_done_callback(self._stepped)
         return True
@@ -196,8 +197,8 @@ class Verified:
         assert isinstance(drafted, Drafted)
         self.edge_seconds += completed.compute_seconds
         if not any(node.decided for node in step.nodes):
-            self.controller.ran(len(step.nodes), completed.compute_seconds)
-        self.drafts.ran(step, drafted.rankings)
+            self.controller.ran(len(step.nodes), completed.compute_seconds, whole=drafted.whole)
+        self.drafts.ran(step, drafted.rankings, drafted.exits)
         return drafted.states
 
     def _code(self) -> None:

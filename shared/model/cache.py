@@ -4,6 +4,7 @@ Knows rows and bytes; what is written into the rows is `attention`'s affair.
 """
 
 import threading
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from types import TracebackType
@@ -112,29 +113,29 @@ class KVCache:
 
         keep(7, [8, 10]) of 12 rows leaves 9: the eighth is what was at slot 8, the ninth at 10.
         Rows keep the positions they were run at, so a path of a `Tree` becomes a line of that
-        length if its first stands at `base`. A layer with at most `base` rows stays as it is.
+        length if its first stands at `base`. A layer that holds fewer rows than another keeps those
+        of the slots that it has.
 
         Raises:
-            ValueError: the slots do not rise from `base` on, or a layer that holds some rows from
-                `base` on has not got them all. Nothing was moved.
+            ValueError: the slots do not rise from `base` on, or no layer has the last. Nothing was
+                moved.
         """
         if any(later <= slot for slot, later in pairwise((base - 1, *slots))):
             raise ValueError(f"slots {list(slots)} do not rise from {base} on")
-        end = slots[-1] + 1 if slots else base
-        if short := [held for held in self._lengths if base < held < end]:
-            raise ValueError(f"slot {end - 1} is kept where a layer holds {min(short)} rows")
+        if slots and slots[-1] >= max(self._lengths):
+            raise ValueError(f"slot {slots[-1]} is kept where {max(self._lengths)} rows are held")
         staying = sum(slot == base + n for n, slot in enumerate(slots))
-        first, last = base + staying, base + len(slots)
         # Buffers allocated by a forward are inference tensors, which nothing else may change.
         with torch.inference_mode():
             for index, held in enumerate(self._lengths):
                 if held <= base:
                     continue
-                if first < last:
+                had = bisect_left(slots, held)
+                if staying < had:
                     buffer = self._buffers[index]
-                    moving = torch.tensor(slots[staying:], device=buffer.device)
-                    buffer[:, :, first:last] = buffer.index_select(2, moving)
-                self._lengths[index] = last
+                    moving = torch.tensor(slots[staying:had], device=buffer.device)
+                    buffer[:, :, base + staying : base + had] = buffer.index_select(2, moving)
+                self._lengths[index] = base + had
 
     def close(self) -> None:
         """Drop every row and give the bytes back; closing twice is no fault."""

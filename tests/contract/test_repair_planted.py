@@ -12,8 +12,8 @@ from hypothesis import given
 
 from services.cloud.contexts.context import Context
 from services.edge.chain import Chain
-from services.edge.engine import EdgeState
 from services.edge.generation import Generation, Token
+from services.edge.state import EdgeState
 from shared.decoding.sequence import Sequence
 from shared.errors import TandemError
 from shared.protocol.messages import Report

@@ -82,8 +82,8 @@ class ToyCache:
             del kept[length:]
 
     def keep(self, base: int, slots: Sequence[int]) -> None:
+        assert all(slot < max(map(len, self.rows.values())) for slot in slots)
         for kept in self.rows.values():
-            assert len(kept) <= base or all(slot < len(kept) for slot in slots)
             kept[base:] = [kept[slot] for slot in slots if slot < len(kept)]
 
     def close(self) -> None:

@@ -26,11 +26,12 @@ from services.edge.controller import Controller, Measured
 from services.edge.draft_uplink import DraftUplink
 from services.edge.drafting import Ranker
 from services.edge.drafts import Drafts
-from services.edge.engine import EdgeEngine, EdgeState
+from services.edge.engine import EdgeEngine
 from services.edge.generation import Generation, Token
 from services.edge.link import Link
 from services.edge.metrics import EdgeMetrics
 from services.edge.policy import Mode, OnCloudLoss, Pacing, Rules
+from services.edge.state import EdgeState
 from services.edge.uplink import Uplink
 from services.edge.verified import Verified
 from shared.decoding.sampling import SAMPLER_VERSION, PrefixState, SamplingParameters
@@ -193,7 +194,7 @@ class _Fixed:
     def pacing(self, *_: object, **__: object) -> Pacing:
         return self.chosen
 
-    def ran(self, *_: object) -> None:
+    def ran(self, *_: object, **__: object) -> None:
         """Learns nothing."""
 
     def explores(self) -> bool:
@@ -212,7 +213,7 @@ def _verified(case: Case, opening: Opening, way: Way, state: EdgeState, thread: 
         vocab=VOCABULARY,
         prompt=case.prompt,
         prefix=PrefixState.start(case.prompt),
-        chances=untuned_chances(),
+        chances={layer: untuned_chances() for layer in (SPLIT, EDGE_DEPTH)},
     )
     return Verified(
         drafts=drafts,

@@ -33,9 +33,15 @@ SAMPLED: Mapping[str, Any] = {"temperature": 0.8, "top_p": 0.95}
 PACINGS: Sequence[Mapping[str, Any]] = (
     {"draft_width": 1, "draft_floor": 0, "draft_doubt": 1, "draft_longest": 1, "draft_most": 1},
     {"draft_width": 1, "draft_floor": 0, "draft_doubt": 0, "draft_longest": 6, "draft_most": 12},
-    {"draft_width": 5, "draft_floor": 0, "draft_doubt": 0.1, "draft_plan": "draft"},
+    {
+        "draft_width": 5,
+        "draft_floor": 0,
+        "draft_doubt": 0.1,
+        "draft_plan": "draft",
+        "draft_sure": 0,
+    },
     {"draft_width": 3, "draft_most": 16, "draft_ahead": 3, "draft_plan": "assist"},
-    {"draft_plan": "race"},
+    {"draft_plan": "race", "draft_sure": 0.8},
     {"draft_plan": "cloud"},
     {},
 )

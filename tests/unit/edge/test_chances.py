@@ -32,6 +32,17 @@ def test_a_larger_lead_is_worth_more_and_a_later_rank_less() -> None:
         assert sum(ranks) <= 1
 
 
+@pytest.mark.parametrize(
+    ("share", "lead"), [(0.0, 0.0), (0.39, 0.0), (0.4, 0.5), (0.7, 1.5), (0.9, float("inf"))]
+)
+def test_the_lead_from_which_the_first_is_right_more_often(share: float, lead: float) -> None:
+    assert chances().lead_for(share) == lead
+
+
+def test_a_share_that_falls_again_counts_from_where_it_holds_to_the_end() -> None:
+    assert Chances((0.5, 1.5), (ASSUMED[2], ASSUMED[0], ASSUMED[2])).lead_for(0.7) == 1.5
+
+
 def test_two_sessions_of_a_kind_begin_alike_and_learn_apart() -> None:
     one, other = untuned_chances(), untuned_chances()
     one.learn(0.0, None)

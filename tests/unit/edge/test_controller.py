@@ -86,7 +86,7 @@ def test_the_first_text_shows_what_the_others_go_by() -> None:
     controller.seen.take(100, verify=0.03, missed=0.1, passes=0.5)
     assert controller.seen.verify == pytest.approx(0.025)
     for seconds in (0.02, 0.03, 0.04):
-        controller.ran(8, seconds)
+        controller.ran(8, seconds, whole=True)
     assert controller.seen.edge == pytest.approx(0.03)
 
 
@@ -116,6 +116,14 @@ def measured(row_cost: float = 0.0) -> Controller:
     for rows in (1, 8) * 4:
         controller.rows.take(rows, 0.02 + row_cost * rows)
     return controller
+
+
+def test_a_row_costs_what_steps_through_all_layers_say() -> None:
+    controller, known = measured(0.001), measured(0.001)
+    for rows in (1, 8):
+        controller.ran(rows, 0.5 / rows, whole=False)
+    assert controller.rows.slope == pytest.approx(known.rows.slope)
+    assert controller.seen.edge > known.seen.edge
 
 
 def test_the_slower_the_uplink_the_likelier_a_draft_must_be_to_be_sent() -> None:
@@ -157,7 +165,7 @@ def test_an_uplink_slower_than_the_edge_is_what_a_token_takes() -> None:
 def test_nothing_is_withheld_before_anything_was_seen() -> None:
     controller = Controller(Pacing(), None, 0.0, 2, 0.5, Measured())
     assert controller.pacing(0.003, able=True, row_seconds=0.01).least == 0
-    controller.ran(8, 0.02)
+    controller.ran(8, 0.02, whole=True)
     assert controller.pacing(0.003, able=True, row_seconds=0.001).least == pytest.approx(
         0.002 / 0.033
     )
@@ -166,10 +174,10 @@ def test_nothing_is_withheld_before_anything_was_seen() -> None:
 def test_one_stalled_step_does_not_end_drafting() -> None:
     controller = Controller(Pacing(), None, 1.0, 2, 0.5, Measured())
     for rows, seconds in [(4, 0.02), (8, 20.0), *[(1, 0.015)] * 50]:
-        controller.ran(rows, seconds)
+        controller.ran(rows, seconds, whole=True)
     assert controller.pacing(0.03, able=False).floor <= 0.3
     known = controller.seen.edge
-    controller.ran(8, 20.0)
+    controller.ran(8, 20.0, whole=True)
     assert controller.seen.edge < 1.2 * known
 
 

@@ -11,7 +11,7 @@ from services.edge.draft_tree import Decided
 from shared.decoding.sampling import Ranking
 from shared.errors import CloudLost
 from shared.protocol.messages import Sampling
-from tests.support.toy_model import VOCABULARY
+from tests.support.toy_model import EDGE_DEPTH, VOCABULARY
 from tests.unit.edge.trees import END, PROMPT, SHARES, Bench, line_of, new_drafts, opening, report
 
 SURE, UNSURE = 2.0, 0.5
@@ -265,13 +265,14 @@ def test_what_cannot_be_sent_yet_is_no_reason_to_ask_and_is_announced() -> None:
     bench = Bench()
     prompt = bench.begin()
     assert prompt is not None
-    bench.drafts.ran(prompt, [Ranking((1, 2), SURE)] * len(prompt.nodes))
+    count = len(prompt.nodes)
+    bench.drafts.ran(prompt, [Ranking((1, 2), SURE)] * count, [EDGE_DEPTH] * count)
     assert bench.drafts.doubt() == (1.0, 0)
     bench.end(prompt, Ranking((1, 2), SURE))
     step = bench.begin()
     assert step is not None
     bench.drafts.root.asked = True
-    bench.drafts.ran(step, [Ranking((8, 9), SURE)])
+    bench.drafts.ran(step, [Ranking((8, 9), SURE)], [EDGE_DEPTH])
     after = bench.begin()
     assert after is not None
     assert bench.drafts.doubt()[1] == 0

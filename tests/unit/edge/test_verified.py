@@ -12,9 +12,10 @@ import torch
 
 from services.edge.draft_tree import Decided
 from services.edge.drafting import Drafted, Drafting, Ranker
-from services.edge.engine import EdgeEngine, EdgeState
+from services.edge.engine import EdgeEngine
 from services.edge.link import Link
 from services.edge.policy import Pacing
+from services.edge.state import EdgeState
 from services.edge.uplink import Spent
 from services.edge.verified import Verified
 from shared.decoding.sampling import Ranking, SamplingParameters
@@ -96,7 +97,7 @@ class Steady:
     def explores(self) -> bool:
         return False
 
-    def ran(self, *_: object) -> None: ...
+    def ran(self, *_: object, **__: object) -> None: ...
 
 
 def verified(uplink: QuietUplink, cache: object, thread: ModelThread[Any, Any]) -> Verified:
@@ -167,8 +168,10 @@ class ByHand:
 
     async def end(self, ranking: Ranking) -> None:
         work, done = self.works[-1]
-        states = torch.zeros(len(work.ids), 4)
-        done.set_result(Completed(Drafted(states, [ranking] * len(work.ids)), 0.01, 0.0))
+        count = len(work.ids)
+        exits = [EDGE_DEPTH] * count
+        drafted = Drafted(torch.zeros(count, 4), [ranking] * count, exits, whole=True)
+        done.set_result(Completed(drafted, 0.01, 0.0))
         await asyncio.sleep(0.005)
 
 

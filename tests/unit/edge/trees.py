@@ -18,7 +18,7 @@ from shared.protocol.digest import extend_all, root_digest
 from shared.protocol.messages import HiddenBlock, Opening, Pressure, Report, Sampling
 from shared.protocol.wire import canonical
 from shared.quantization import encode
-from tests.support.toy_model import DEPTH, SPLIT, VOCABULARY, WIDTH, states_of
+from tests.support.toy_model import DEPTH, EDGE_DEPTH, SPLIT, VOCABULARY, WIDTH, states_of
 
 PROMPT = (5, 6, 7)
 END = 0  # ends a text
@@ -57,7 +57,7 @@ def new_drafts(given: Opening | None = None, chances: Chances | None = None) -> 
         vocab=VOCABULARY,
         prompt=PROMPT,
         prefix=PrefixState.start(PROMPT),
-        chances=chances or Chances((1.0,), SHARES),
+        chances={EDGE_DEPTH: chances or Chances((1.0,), SHARES)},
     )
 
 
@@ -115,7 +115,7 @@ class Bench:
         lines = [self.rows[node.slot] for node in step.nodes if node.slot is not None]
         states = [list(states_of(line)[-1][0]) for line in lines]
         block = encode(torch.tensor(states, dtype=torch.float32), "fp32")
-        self.drafts.ran(step, found)
+        self.drafts.ran(step, found, [EDGE_DEPTH] * len(found))
         self.drafts.coded(step, block if self.drafts.travels else None)
 
     def run(self, *rankings: Ranking | None, **limits: Any) -> Step:
