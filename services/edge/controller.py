@@ -9,12 +9,11 @@ time.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from services.edge.line import Line
-from services.edge.policy import Pacing
+from services.edge.paces import Paces
+from services.edge.policy import Pacing, Plan
 
-Plan = Literal["draft", "assist", "race", "cloud"]
 PLANS: Sequence[Plan] = ("draft", "assist", "race", "cloud")
 # Another plan must be better by this share before it is taken up.
 HYSTERESIS = 0.05
@@ -127,7 +126,7 @@ def choose(
     if not able:
         return "draft"
     if not seen.tokens:
-        return "race" if price == 0 else "draft"
+        return "draft"
 
     def worth(plan: Plan) -> float:
         seconds, cloud = cost(
@@ -141,6 +140,7 @@ def choose(
 
 def paced(base: Pacing, plan: Plan, *, ahead: int) -> Pacing:
     """The pacing of a plan."""
+    base = replace(base, plan=plan)
     if plan == "draft":
         return replace(base, ahead=0, racing=False)
     if plan == "assist":
@@ -159,6 +159,7 @@ class Controller:
         ahead: tokens the cloud goes on for in `assist`.
         upper: share of the model's layers a pass over states runs.
         rows: seconds of the edge's steps over drafts, by their rows.
+        paces: of texts, which decide where time alone counts.
     """
 
     base: Pacing
@@ -169,6 +170,7 @@ class Controller:
     seen: Measured
     plan: Plan = "draft"
     rows: Line = field(default_factory=Line)
+    paces: Paces = field(default_factory=Paces)
     _texts: int = 0
 
     def pacing(
@@ -190,6 +192,8 @@ class Controller:
         way = round_trip or 0.0
         if self.fixed is not None:
             self.plan = self.fixed if able else "draft"
+        elif self.price == 0 and able:
+            self.plan = self.paces.current
         else:
             self.plan = choose(
                 self.plan,

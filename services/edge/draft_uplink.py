@@ -21,6 +21,23 @@ from shared.protocol.messages import Block, Report, Want
 
 
 @dataclass(slots=True)
+class Pace:
+    """How many tokens came after the first news of any, and in how many seconds."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    _began: float | None = None
+
+    def came(self, tokens: int, now: float) -> None:
+        """Take in news of some tokens."""
+        if self._began is None:
+            self._began = now
+            return
+        self.tokens += tokens
+        self.seconds = now - self._began
+
+
+@dataclass(slots=True)
 class DraftUplink(Uplink):
     """`decided` holds the tokens not yet taken, `flying` counts requests for passes under way,
     `owed` says that one has to be made again, `failure` that the cloud is lost.
@@ -32,6 +49,7 @@ class DraftUplink(Uplink):
 
     as_ids: bool = False
     least: float = 0.0
+    pace: Pace = field(default_factory=Pace)
     decided: "deque[Decided]" = field(default_factory=deque)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     flying: int = 0
@@ -140,6 +158,7 @@ class DraftUplink(Uplink):
         if fresh := self.drafts.apply(report):
             self._resends = 0
             self.decided += fresh
+            self.pace.came(len(fresh), time.perf_counter())
         if self.chain.opened:
             self._news.set()
 

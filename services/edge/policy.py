@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+Plan = Literal["draft", "assist", "race", "cloud"]
 Mode = Literal["standalone", "collaborative", "verified", "cloud", "split"]
 OnCloudLoss = Literal["degrade", "error"]
 
@@ -72,7 +73,7 @@ def decide(rules: Rules, layer: int, confidence: float, *, cloud_reachable: bool
 
 @dataclass(frozen=True, slots=True)
 class Pacing:
-    """How far the edge drafts, and when it asks.
+    """How far the edge drafts, and when it asks, under a plan.
 
     A step runs up to `width` candidates whose chance to be decided is at least `floor`, while no
     more than `most` are undecided. A pass is asked for where the chance that everything since the
@@ -83,6 +84,7 @@ class Pacing:
     row a chance above `sure`.
     """
 
+    plan: Plan = "draft"
     width: int = 8
     floor: float = 0.02
     doubt: float = 0.7

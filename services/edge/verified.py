@@ -21,7 +21,7 @@ from services.edge.draft_uplink import DraftUplink
 from services.edge.drafting import Drafted, Drafting, Ranker
 from services.edge.drafts import Drafts
 from services.edge.engine import EdgeResult, EdgeWork
-from services.edge.policy import Pacing
+from services.edge.policy import Pacing, Plan
 from services.edge.state import EdgeState
 from services.edge.steps import work_of
 from shared import quantization
@@ -66,7 +66,7 @@ class Verified:
     edge_seconds: float = 0.0
     _task: "asyncio.Future[Completed[EdgeResult]] | None" = None
     _exploring: bool = False
-    _helped: bool = False  # the cloud was allowed to go on by itself
+    _plans: "set[Plan]" = field(default_factory=set)
     _uncoded: "deque[tuple[Step, Tensor]]" = field(default_factory=deque)
     _coding: asyncio.TimerHandle | None = None
     _broken: BaseException | None = None
@@ -155,10 +155,16 @@ class Verified:
         # The prompt's own pass and token are no draft's; where the cloud goes on by itself its
         # passes and tokens say nothing of drafts.
         made = drafts.end - drafts.opening.prompt_tokens - 1
-        if self.edge_seconds and spent.passes > 1 and made > 0 and not self._helped:
+        pace, step = self.uplink.pace, spent.compute_seconds / max(1, spent.passes)
+        if self._plans == {"race"}:
+            self.controller.paces.took("race", pace.tokens, pace.seconds, step=step)
+        elif self._plans == {"cloud"}:
+            self.controller.paces.took("cloud", pace.tokens, pace.seconds, step=step)
+        alone = not self._plans - {"draft"}
+        if self.edge_seconds and spent.passes > 1 and made > 0 and alone:
             self.controller.seen.take(
                 made,
-                verify=spent.compute_seconds / spent.passes,
+                verify=step,
                 missed=max(0, made - drafts.accepted) / made,
                 passes=(spent.passes - 1) / made,
             )
@@ -250,7 +256,7 @@ class Verified:
             exploring=self._exploring,
         )
         self.uplink.least = pacing.least
-        self._helped = self._helped or pacing.ahead > 0
+        self._plans.add(pacing.plan)
         ahead = min(pacing.ahead, drafts.opening.max_positions - drafts.end)
         self.uplink.ask_for(ahead, announce=ahead > 0 and not pacing.racing)
 

@@ -17,7 +17,14 @@ NEW_TOKENS = 24
 
 
 @cache
-def run(mode: str, rtt_ms: float, price: float = 1.0, mbit: float = 30.0) -> list[Answered]:
+def run(
+    mode: str,
+    rtt_ms: float,
+    price: float = 1.0,
+    mbit: float = 30.0,
+    *,
+    one_device: bool = False,
+) -> list[Answered]:
     asked = [
         {
             "inputs": prompt,
@@ -28,8 +35,10 @@ def run(mode: str, rtt_ms: float, price: float = 1.0, mbit: float = 30.0) -> lis
         for prompt in prompts(text(), 2)
     ]  # fmt: skip
     edge, whole = bundles(*LATE).edge, bundles().cloud
-    settings = {"cloud_price": price}
-    return answers(Deployed(edge, whole, rtt_ms, mbit, settings=settings), asked)
+    place = Deployed(
+        edge, whole, rtt_ms, mbit, settings={"cloud_price": price}, one_device=one_device
+    )
+    return answers(place, asked)
 
 
 def ids(found: Sequence[Answered]) -> list[list[int]]:
@@ -46,6 +55,15 @@ def ratio(mode: str, rtt_ms: float, price: float = 1.0, mbit: float = 30.0) -> f
 @pytest.mark.parametrize("rtt_ms", [3.0, 50.0, 300.0])
 def test_with_time_alone_in_mind_it_is_never_slower_than_the_cloud(rtt_ms: float) -> None:
     assert ratio("verified", rtt_ms, 0.0) <= 1.03
+
+
+def test_an_edge_that_holds_the_cloud_up_leaves_it_alone_after_a_text() -> None:
+    """Both sides on one device, where every step of the edge is taken from the cloud."""
+    base = run("cloud", 3.0, one_device=True)
+    found = run("verified", 3.0, 0.0, one_device=True)
+    assert ids(found) == ids(base)
+    took, whole = (sum(each.seconds for each in those) for those in (found, base))
+    assert took <= 1.03 * whole
 
 
 def test_near_the_cloud_it_is_a_fifth_quicker_for_less_than_half_of_the_cloud() -> None:

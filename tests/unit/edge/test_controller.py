@@ -12,12 +12,11 @@ from services.edge.controller import (
     WHOLE,
     Controller,
     Measured,
-    Plan,
     choose,
     cost,
     paced,
 )
-from services.edge.policy import Pacing
+from services.edge.policy import Pacing, Plan
 
 FULL = 0.037
 SEEN = Measured(0.024, 0.026, missed=0.06, passes=0.45, tokens=400, steps=400)
@@ -186,6 +185,16 @@ def test_a_plan_the_cloud_cannot_follow_is_left() -> None:
     for plan in PLANS:
         found = choose(plan, seen, full=FULL, round_trip=0.3, price=0, ahead=2, able=False)
         assert found == "draft"
+
+
+def test_where_time_alone_counts_the_clock_decides() -> None:
+    controller = Controller(Pacing(), None, 0.0, 2, 0.5, replace(SEEN))
+    assert controller.pacing(0.003, able=True).plan == "race"
+    controller.paces.took("race", 40, 0.4, step=0.009)
+    assert controller.pacing(0.003, able=True).plan == "cloud"
+    assert controller.pacing(0.003, able=False).plan == "draft"
+    dear = Controller(Pacing(), None, 1.0, 2, 0.5, replace(SEEN), paces=controller.paces)
+    assert dear.pacing(0.003, able=True).plan == "draft"
 
 
 @pytest.mark.parametrize(("price", "fixed"), [(0.5, None), (0.0, None), (0.5, "race")])

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from services.edge.draft_tree import Decided
+from services.edge.draft_uplink import Pace
 from services.edge.drafting import Drafted, Drafting, Ranker
 from services.edge.engine import EdgeEngine
 from services.edge.link import Link
@@ -71,6 +72,7 @@ class QuietUplink:
     owed: bool = False
     flying: int = 0
     spent: Spent = field(default_factory=Spent)
+    pace: Pace = field(default_factory=Pace)
     decided: deque[Decided] = field(default_factory=deque)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
