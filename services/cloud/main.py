@@ -95,6 +95,7 @@ def _thread(
         engine,
         name="cloud-engine",
         max_rows=settings.max_step_rows,
+        stretch=settings.step_stretch,
         max_waiting=settings.max_waiting,
         on_step=metrics.stepped,
         on_start=metrics.queue.observe,

@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     threads: int = Field(default=0, ge=0)
     # Rows (token positions) one step may run: the chunk size of a long prompt.
     max_step_rows: int = Field(default=512, ge=1)
+    # How many times longer a step may take for a long prompt's rows beside others' tokens: those
+    # come so much later while it lasts, and the prompt takes the longer the less this is.
+    step_stretch: float = Field(default=1.8, gt=1)
     # Passes queued or running beyond which blocks are refused with 503.
     max_waiting: int = Field(default=256, ge=1)
     # Bytes for the logs and KV of all sessions together.

@@ -10,7 +10,7 @@ read.
 import math
 from dataclasses import dataclass, field
 
-from services.edge.line import Line
+from shared.runtime.line import Line
 
 
 @dataclass(slots=True)

@@ -10,9 +10,9 @@ time.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from services.edge.line import Line
 from services.edge.paces import Paces
 from services.edge.policy import Pacing, Plan
+from shared.runtime.line import Line
 
 PLANS: Sequence[Plan] = ("draft", "assist", "race", "cloud")
 # Another plan must be better by this share before it is taken up.

@@ -142,6 +142,7 @@ def _thread(
         engine,
         name="edge-engine",
         max_rows=settings.max_step_rows,
+        stretch=settings.step_stretch,
         max_waiting=settings.max_requests,
         on_step=metrics.stepped,
         on_start=metrics.queue.observe,

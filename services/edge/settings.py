@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     cloud_price: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     # Rows (token positions) one step may run: the chunk size of a long prompt.
     max_step_rows: int = Field(default=256, ge=1)
+    # How many times longer a step may take for a long prompt's rows beside others' tokens: those
+    # come so much later while it lasts, and the prompt takes the longer the less this is.
+    step_stretch: float = Field(default=1.8, gt=1)
     # Requests served at once, beyond which new ones get 503.
     max_requests: int = Field(default=64, ge=1)
     # Bytes for the KV of all requests together.

@@ -68,12 +68,32 @@ def ragged_attention(
         [1, T, heads, D] and no weights.
     """
     layer: Any = module.layer_idx
-    fresh = torch.cat((key, value))  # [2, kv_heads, T, D]: one copy per session instead of two
+    fresh = torch.cat((key, value))
+    output = attend(
+        rows, layer, query, fresh, scaling=scaling, window=sliding_window, softcap=softcap
+    )
+    return output.unsqueeze(0), None
+
+
+def attend(
+    rows: Rows,
+    layer: int,
+    query: Tensor,
+    fresh: Tensor,
+    *,
+    scaling: float,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Append `fresh` keys and values [2, kv_heads, T, D] to each session's cache (one copy each,
+    keys and values together), and let the rows of `query` [1, heads, T, D] attend to all it then
+    holds; returns [T, heads, D]. See `ragged_attention`.
+    """
     outputs = []
     for run in rows.runs:
         buffer = run.cache.buffer(layer)
         buffer[:, :, run.sight.position : run.sight.end] = fresh[:, :, run.first : run.last]
-        begin, bias = run.sight.through(sliding_window, query)
+        begin, bias = run.sight.through(window, query)
         held = buffer[:, :, begin : run.sight.end]
         queries = query[:, :, run.first : run.last]
         if softcap is not None:
@@ -82,7 +102,7 @@ def ragged_attention(
             outputs.append(_single(queries, held, bias, scaling))
         else:
             outputs.append(_several(queries, held, bias, scaling))
-    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0), None
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def _single(query: Tensor, held: Tensor, bias: Tensor | None, scaling: float) -> Tensor:

@@ -18,12 +18,17 @@ from shared.model.loading import build, check_shape
 from shared.model.manifest import FILE, ROLES, Manifest
 from shared.model.model import SpanModel
 from shared.model.network import LAYERS, Network, Parts
+from shared.model.packed import pack
 from shared.model.quantized import DTYPE, MAP_FILE, Map, is_quantized, load_layer, stored_shapes
 from shared.model.span import LayerSpan, ModelShape
 
 
 def load_bundle(
-    folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    folder: Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    packed: bool = True,
 ) -> SpanModel:
     """Load a bundle; it must hold exactly what its manifest promises.
 
@@ -31,6 +36,7 @@ def load_bundle(
         folder: a folder `write_bundles` made.
         device: where to compute.
         dtype: what to compute in; None means what the manifest's format says.
+        packed: weights are packed where that makes a CPU faster, and are no parameters then.
 
     Raises:
         BadModel: there is no bundle in the folder, a tensor is missing, unknown or of another
@@ -61,6 +67,8 @@ def load_bundle(
         _load_quantized_layers(network, parts.span, stored, quanto_map, place)
     _load_rest(network, stored, dtype or native, place, skip_layers=quantized)
     network.finish(place)
+    if packed:
+        pack(network, tied_head="lm_head" if network.tied else None)
     return SpanModel(
         source,
         parts,

@@ -13,6 +13,7 @@ from shared.errors import Abandoned
 from shared.model.cache import KVCache, Ledger, reserve
 from shared.model.exits import ExitInfo
 from shared.model.families import Source
+from shared.model.lean import Turn, lean
 from shared.model.manifest import Manifest
 from shared.model.masks import Sight
 from shared.model.network import Network, Parts
@@ -57,6 +58,7 @@ class SpanModel:
         self.network = network
         self._ledger = Ledger()
         self._layers = [network.model.layers[str(n)] for n in parts.span.layers]
+        self._lean = [lean(layer) for layer in self._layers]
         self._layer_types: Sequence[str | None] = (
             source.config.layer_types
             if source.family.rotary_by_layer_type
@@ -186,22 +188,26 @@ class SpanModel:
         layers = range(stretch.first, stretch.last)
         rows = rows_of(active, sights)
         positions = torch.tensor([[p for s in active for p in s.positions]], device=self.device)
-        hidden = hidden.unsqueeze(0)
         rotary = self.network.model.rotary_emb
         embeddings = {
             kind: rotary(hidden, positions) if kind is None else rotary(hidden, positions, kind)
             for kind in {self._layer_types[n] for n in layers}
         }
+        turns = {kind: Turn.of(*embedding) for kind, embedding in embeddings.items()}
         for n in layers:
             if unwanted(active):
                 raise Abandoned
+            kind, layer = self._layer_types[n], self._lean[n - self.span.start]
+            if layer is not None:
+                hidden = layer(hidden, turns[kind], rows)
+                continue
             hidden = self._layers[n - self.span.start](
-                hidden,
+                hidden.unsqueeze(0),
                 attention_mask=None,
-                position_embeddings=embeddings[self._layer_types[n]],
+                position_embeddings=embeddings[kind],
                 rows=rows,
-            )
-        return hidden.squeeze(0)
+            ).squeeze(0)
+        return hidden
 
     def _local(self, states: Tensor) -> Tensor:
         return states.to(device=self.device, dtype=self.dtype)

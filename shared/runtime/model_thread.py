@@ -6,6 +6,7 @@ nothing of models, sessions or HTTP.
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -16,7 +17,13 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from shared.errors import Overloaded
+from shared.runtime.line import Line
 from shared.runtime.work import Completed, Engine, Failed, Work
+
+# A work of fewer rows is somebody's next token, or drafts for it; a longer one is a prompt.
+SHORT = 16
+# Others' tokens are thought of for so long after the last of them was seen.
+RECENT_SECONDS = 1.0
 
 W = TypeVar("W", bound=Work)
 R = TypeVar("R")
@@ -47,6 +54,9 @@ class ModelThread(Generic[W, R]):
         name: of the thread, for stack dumps.
         max_rows: row budget of one step; a single work is never starved by it.
         max_waiting: works queued or running beyond which `run` raises `Overloaded`.
+        stretch: how many times longer a step may take for the rows of a long work beside short
+            ones, now or a moment ago, as measured; a token of theirs comes that much later while
+            it lasts.
         on_start: called on the thread when a work begins, with the seconds it waited.
         on_step: called on the thread after every step with (seconds, rows, works); must be quick
             and thread-safe.
@@ -58,6 +68,9 @@ class ModelThread(Generic[W, R]):
     max_waiting: int
     on_step: Callable[[float, int, int], None] | None = None
     on_start: Callable[[float], object] | None = None
+    stretch: float = math.inf
+    _rows: Line = field(default_factory=Line)
+    _short_at: float = -math.inf
     _entries: "deque[_Entry[W, R]]" = field(default_factory=deque)
     _errands: "list[Callable[[], None]]" = field(default_factory=list)
     _wake: threading.Condition = field(default_factory=threading.Condition)
@@ -124,7 +137,9 @@ class ModelThread(Generic[W, R]):
                     if not entry.started:
                         self._start(entry, began)
                 outcomes = self._step(batch)
-                self._charge(batch, time.perf_counter() - began)
+                seconds = time.perf_counter() - began
+                self._rows.take(sum(rows for _, rows in batch), seconds)
+                self._charge(batch, seconds)
                 self._settle(batch, outcomes)
         finally:
             # Also when a mistake of ours ends the thread: nobody may wait for it for ever.
@@ -148,16 +163,36 @@ class ModelThread(Generic[W, R]):
 
     def _allot(self) -> "list[tuple[_Entry[W, R], int]]":
         """Share the budget out: a row each, so that nobody's single token waits for a long prompt;
-        what is left goes to the oldest, so that prompts finish one after the other.
+        then the short works have theirs; what is left goes to the oldest, so that prompts finish
+        one after the other.
         """
         entries = list(islice(self._entries, self.max_rows))
         left = self.max_rows - len(entries)
-        batch = []
-        for entry in entries:
-            more = min(entry.work.rows - 1, left)
-            left -= more
-            batch.append((entry, 1 + more))
-        return batch
+        wanted = [entry.work.rows - 1 for entry in entries]
+        given = [0] * len(entries)
+        short = [n for n, more in enumerate(wanted) if more < SHORT]
+        long = [n for n, more in enumerate(wanted) if more >= SHORT]
+        now = time.perf_counter()
+        if short:
+            self._short_at = now
+        for part in (short, long):
+            # Whoever waits for the other service now is back in a moment.
+            if part is long and now - self._short_at < RECENT_SECONDS:
+                left = min(left, self._room(len(entries) + sum(given)))
+            for n in part:
+                given[n] = min(wanted[n], left)
+                left -= given[n]
+        return [(entry, 1 + more) for entry, more in zip(entries, given, strict=True)]
+
+    def _room(self, rows: int) -> int:
+        """Rows that may join so many without the step taking more than `stretch` times as long;
+        where nothing is known yet, all there are.
+        """
+        if not self._rows.slope or self.stretch == math.inf:
+            return self.max_rows
+        # A line through steps of many rows may say that few take less than nothing.
+        seconds = max(0.0, self._rows.at(rows))
+        return int((self.stretch - 1) * seconds / self._rows.slope)
 
     def _step(self, batch: "list[tuple[_Entry[W, R], int]]") -> Sequence[R | Failed | None]:
         try:

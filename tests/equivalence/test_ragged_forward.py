@@ -158,7 +158,7 @@ def test_a_segment_that_enters_late_and_one_that_leaves_early_share_each_layer_o
     rows: dict[int, list[int]] = {n: [] for n in range(DEPTH)}
     for n in range(DEPTH):
         linear = model.network.get_submodule(f"model.layers.{n}.mlp.up_proj")
-        linear.register_forward_pre_hook(lambda _, inputs, n=n: rows[n].append(inputs[0].shape[1]))
+        linear.register_forward_pre_hook(lambda _, inputs, n=n: rows[n].append(len(inputs[0])))
     model.forward(
         [
             segment(model.new_cache(), 0, 3, prompt(4)),

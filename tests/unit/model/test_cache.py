@@ -194,7 +194,9 @@ def test_a_forward_that_fails_midway_leaves_the_caches_as_they_were(
     def fail(*_: object) -> None:
         raise RuntimeError("lost power")
 
-    hook = model.network.get_submodule(f"model.layers.{layer}.mlp").register_forward_hook(fail)
+    hook = model.network.get_submodule(f"model.layers.{layer}.mlp.up_proj").register_forward_hook(
+        fail
+    )
     with pytest.raises(RuntimeError, match="lost power"):
         model.forward([segment(kv, 0, DEPTH, lost) for kv in caches])
     hook.remove()

@@ -2,8 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -11,81 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import Overloaded
-from shared.runtime.model_thread import ModelThread
-from shared.runtime.work import Completed, Failed
-
-
-@dataclass(eq=False)
-class Job:
-    """`total` rows under a name; `failure` is how its last step ends."""
-
-    name: str
-    total: int
-    failure: Exception | None = None
-    done: int = 0
-    charge: int = 1
-
-    @property
-    def rows(self) -> int:
-        return self.total - self.done
-
-
-@dataclass
-class Gate:
-    """An engine that waits at every step until it is let through, and notes what it was given."""
-
-    open: bool = True
-    steps: list[list[tuple[str, int]]] = field(default_factory=list)
-    threads: set[int] = field(default_factory=set)
-    breaks: Exception | None = None
-    _permits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    _started: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-
-    def step(self, batch: Sequence[tuple[Job, int]]) -> list[str | Failed | None]:
-        self.steps.append([(job.name, rows) for job, rows in batch])
-        self.threads.add(threading.get_ident())
-        self._started.release()
-        if not self.open:
-            assert self._permits.acquire(timeout=10)
-        if self.breaks is not None:
-            failure, self.breaks = self.breaks, None
-            raise failure
-        return [self._advance(job, rows) for job, rows in batch]
-
-    def _advance(self, job: Job, rows: int) -> str | Failed | None:
-        assert 1 <= rows <= job.rows
-        job.done += rows
-        job.charge = rows
-        if job.rows:
-            return None
-        return Failed(job.failure) if job.failure is not None else job.name
-
-    async def started(self) -> None:
-        """Wait until one more step has begun."""
-        assert await asyncio.to_thread(self._started.acquire, timeout=10)
-
-    def let(self, steps: int = 1) -> None:
-        self._permits.release(steps)
-
-
-Runner = ModelThread[Job, str]
-
-
-def runner(gate: Gate, *, max_rows: int = 8, max_waiting: int = 64) -> Runner:
-    return ModelThread(gate, "test-engine", max_rows, max_waiting)
-
-
-async def behind(gate: Gate, thread: Runner, jobs: Sequence[Job]) -> list["asyncio.Task[object]"]:
-    """Queue `jobs` while the engine stands in a step of another one, so that they wait together."""
-    first = asyncio.create_task(thread.run(Job("first", 1)))
-    await gate.started()
-    tasks: list[asyncio.Task[object]] = [first]
-    tasks += [asyncio.create_task(thread.run(job)) for job in jobs]
-    await asyncio.sleep(0)
-    assert thread.waiting == len(jobs) + 1
-    gate.open = True
-    gate.let()
-    return tasks
+from shared.runtime.model_thread import SHORT, ModelThread
+from shared.runtime.work import Completed
+from tests.unit.runtime.gates import Gate, Job, Paced, Runner, behind, runner
 
 
 async def test_a_long_prompt_runs_in_chunks_beside_everybody_elses_single_tokens() -> None:
@@ -98,6 +25,48 @@ async def test_a_long_prompt_runs_in_chunks_beside_everybody_elses_single_tokens
         [("prompt", 8)],
         [("prompt", 6)],
     ]
+
+
+@pytest.mark.parametrize(("stretch", "rows"), [(1.8, 16), (2.1, 22), (1.001, 0), (1e9, 197)])
+async def test_beside_others_tokens_a_prompt_stretches_a_step_only_so_far(
+    monkeypatch: pytest.MonkeyPatch, stretch: float, rows: int
+) -> None:
+    gate = Paced()
+    monkeypatch.setattr("time.perf_counter", lambda: gate.now)
+    with ModelThread[Job, str](gate, "test-engine", 201, 64, stretch=stretch) as thread:
+        for total in (1, 200, 3):
+            await thread.run(Job("before", total))
+            await gate.started()
+        gate.open = False
+        gate.steps.clear()
+        jobs = [Job("prompt", 400), Job("a", 1), Job("b", 2)]
+        await asyncio.gather(*await behind(gate, thread, jobs))
+    beside = dict(gate.steps[1])
+    assert (beside["a"], beside["b"]) == (1, 2)
+    assert beside["prompt"] == 1 + rows
+    took = [dict(step)["prompt"] for step in gate.steps[1:]]
+    assert took[1] <= took[0] + 3  # somebody may be back in a moment
+    if stretch == 1.8:
+        assert max(took) == 201  # nobody was
+
+
+async def test_steps_that_took_unlikely_times_leave_no_row_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Through these a line says that a few rows take less than nothing."""
+    gate = Paced()
+    monkeypatch.setattr("time.perf_counter", lambda: gate.now)
+    with ModelThread[Job, str](gate, "test-engine", 201, 64, stretch=1.8) as thread:
+        for total, late in ((1, -0.085), (200, 0.0), (1, -0.085), (150, -0.8)):
+            gate.late = late
+            await thread.run(Job("before", total))
+            await gate.started()
+        assert thread._rows.at(4) < 0
+        gate.open = False
+        gate.steps.clear()
+        jobs = [Job("prompt", 400), Job("a", 1), Job("b", 2)]
+        await asyncio.gather(*await behind(gate, thread, jobs))
+    assert dict(gate.steps[1]) == {"prompt": 1, "a": 1, "b": 2}
 
 
 async def test_works_that_outnumber_the_budget_are_served_oldest_first() -> None:
@@ -129,10 +98,12 @@ def test_every_step_keeps_the_budget_wastes_none_of_it_and_starves_nobody(
         assert sum(given_out.values()) == min(budget, sum(left.values()))
         oldest = list(left)[:budget]
         assert list(given_out) == oldest
-        # Everybody gets a row, and only the oldest get more: no younger one while it wants more.
+        # Everybody gets a row, and only the first get more: none while one before it wants more,
+        # the short before the long and then by age.
         assert all(share >= 1 for share in given_out.values())
-        for older, younger in pairwise(given_out):
-            assert given_out[older] == left[older] or given_out[younger] == 1
+        served = sorted(given_out, key=lambda n: left[n] > SHORT)
+        for before, after in pairwise(served):
+            assert given_out[before] == left[before] or given_out[after] == 1
         left = {n: r - given_out.get(n, 0) for n, r in left.items() if r > given_out.get(n, 0)}
     assert not left
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.edge.line import Line
+from shared.runtime.line import Line
 
 
 @given(

@@ -33,3 +33,9 @@ class Line:
         if spread > (_SPREAD * mean) ** 2:
             both = self._xy / self._weight - mean * self._y / self._weight
             self.slope = max(0.0, both / spread)
+
+    def at(self, x: float) -> float:
+        """What `x` is expected to take; 0 before anything was seen."""
+        if not self._weight:
+            return 0.0
+        return self._y / self._weight + self.slope * (x - self._x / self._weight)

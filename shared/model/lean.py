@@ -1,0 +1,108 @@
+"""Decoder layers in few operations: what transformers' layers compute, with less around it.
+
+A step over few rows reads every weight once and is over in milliseconds, and then what is called
+around the matrix products counts: here norms and rotary embeddings are a few operations over all
+heads at once, on rows without a batch axis, and only the linear modules are called. Layers this
+cannot express stay transformers' own. Knows no sessions and no weights' names.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+from shared.model.attention import Rows, attend
+
+KINDS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
+Map = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The rotary embedding of a step's rows, [T, 1, D] each; the sine's first half is negated, so
+    that a row turned is row * cosine + (row with its halves exchanged) * sine.
+    """
+
+    cosine: Tensor
+    sine: Tensor
+
+    @classmethod
+    def of(cls, cosine: Tensor, sine: Tensor) -> "Turn":
+        """Of what a rotary module gives, [1, T, D] each."""
+        first, second = sine[0].chunk(2, dim=-1)
+        return cls(cosine[0].unsqueeze(1), torch.cat((-first, second), dim=-1).unsqueeze(1))
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Turn rows [T, heads, D]."""
+        first, second = rows.chunk(2, dim=-1)
+        return rows * self.cosine + torch.cat((second, first), dim=-1) * self.sine
+
+
+class LeanLayer:
+    """One decoder layer of `KINDS`, by its own linear modules and norms."""
+
+    def __init__(self, layer: Any) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self._index: int = attention.layer_idx
+        self._width: int = attention.head_dim
+        self._keys: int = attention.config.num_key_value_heads
+        self._queries: int = attention.config.num_attention_heads
+        self._scaling: float = attention.scaling
+        # Mistral has it in the configuration alone, the same for all layers.
+        knows = attention.config if type(layer) is MistralDecoderLayer else attention
+        self._window: int | None = getattr(knows, "sliding_window", None)
+        self._project: Sequence[Map] = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self._out: Map = attention.o_proj
+        self._gate: Map = mlp.gate_proj
+        self._up: Map = mlp.up_proj
+        self._down: Map = mlp.down_proj
+        self._activation: Map = mlp.act_fn
+        self._before = _norm(layer.input_layernorm)
+        self._between = _norm(layer.post_attention_layernorm)
+        self._norms = _head_norms(attention, self._queries)
+
+    def __call__(self, hidden: Tensor, turn: Turn, rows: Rows) -> Tensor:
+        """States [T, H] that enter the layer to those that leave it."""
+        normed = self._before(hidden)
+        made = torch.cat([project(normed) for project in self._project], dim=-1)
+        heads = made.view(len(hidden), -1, self._width)
+        turning = self._queries + self._keys
+        turned, values = heads[:, :turning], heads[:, turning:]
+        if self._norms is not None:
+            turned = self._norms(turned)
+        turned = turn(turned)
+        fresh = torch.stack((turned[:, self._queries :], values)).transpose(1, 2)
+        query = turned[:, : self._queries].transpose(0, 1).unsqueeze(0)
+        seen = attend(rows, self._index, query, fresh, scaling=self._scaling, window=self._window)
+        hidden = hidden + self._out(seen.reshape(len(hidden), -1))
+        normed = self._between(hidden)
+        return hidden + self._down(self._activation(self._gate(normed)) * self._up(normed))
+
+
+def lean(layer: nn.Module) -> LeanLayer | None:
+    """The layer in few operations; None where it is of another kind."""
+    return LeanLayer(layer) if type(layer) in KINDS else None
+
+
+def _norm(module: Any) -> Map:
+    """transformers' RMS norm, which computes in float32 whatever the states are."""
+    weight: Tensor = module.weight.detach()
+    shape, eps = tuple(weight.shape), float(module.variance_epsilon)
+    if weight.dtype == torch.float32:
+        return lambda rows: functional.rms_norm(rows, shape, weight, eps)
+    return lambda rows: weight * functional.rms_norm(rows.float(), shape, None, eps).to(rows.dtype)
+
+
+def _head_norms(attention: Any, queries: int) -> Map | None:
+    """Norms over each head's query or key, where a family has them."""
+    if not hasattr(attention, "q_norm"):
+        return None
+    query, key = _norm(attention.q_norm), _norm(attention.k_norm)
+    return lambda rows: torch.cat((query(rows[:, :queries]), key(rows[:, queries:])), dim=1)
