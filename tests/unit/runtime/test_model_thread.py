@@ -36,9 +36,8 @@ async def test_beside_others_tokens_a_prompt_stretches_a_step_only_so_far(
     with ModelThread[Job, str](gate, "test-engine", 201, 64, stretch=stretch) as thread:
         for total in (1, 200, 3):
             await thread.run(Job("before", total))
-            await gate.started()
+            gate.rest()
         gate.open = False
-        gate.steps.clear()
         jobs = [Job("prompt", 400), Job("a", 1), Job("b", 2)]
         await asyncio.gather(*await behind(gate, thread, jobs))
     beside = dict(gate.steps[1])
@@ -60,10 +59,9 @@ async def test_steps_that_took_unlikely_times_leave_no_row_out(
         for total, late in ((1, -0.085), (200, 0.0), (1, -0.085), (150, -0.8)):
             gate.late = late
             await thread.run(Job("before", total))
-            await gate.started()
+            gate.rest()
         assert thread._rows.at(4) < 0
         gate.open = False
-        gate.steps.clear()
         jobs = [Job("prompt", 400), Job("a", 1), Job("b", 2)]
         await asyncio.gather(*await behind(gate, thread, jobs))
     assert dict(gate.steps[1]) == {"prompt": 1, "a": 1, "b": 2}
