@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer
+from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
@@ -20,7 +22,9 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from shared.model.attention import Rows, attend
 
-KINDS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
+PLAIN = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
+# Their blocks' outputs are normed before they are added.
+GEMMA = (Gemma2DecoderLayer, Gemma3DecoderLayer)
 Map = Callable[[Tensor], Tensor]
 
 
@@ -46,7 +50,7 @@ class Turn:
 
 
 class LeanLayer:
-    """One decoder layer of `KINDS`, by its own linear modules and norms."""
+    """One decoder layer of `PLAIN` or `GEMMA`, by its own linear modules and norms."""
 
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -58,6 +62,9 @@ class LeanLayer:
         # Mistral has it in the configuration alone, the same for all layers.
         knows = attention.config if type(layer) is MistralDecoderLayer else attention
         self._window: int | None = getattr(knows, "sliding_window", None)
+        # Gemma 3 has the attribute and does not use it.
+        capped = type(layer) is Gemma2DecoderLayer
+        self._softcap: float | None = attention.attn_logit_softcapping if capped else None
         self._project: Sequence[Map] = (attention.q_proj, attention.k_proj, attention.v_proj)
         self._out: Map = attention.o_proj
         self._gate: Map = mlp.gate_proj
@@ -65,7 +72,13 @@ class LeanLayer:
         self._down: Map = mlp.down_proj
         self._activation: Map = mlp.act_fn
         self._before = _norm(layer.input_layernorm)
-        self._between = _norm(layer.post_attention_layernorm)
+        after = _norm(layer.post_attention_layernorm)
+        self._after: Map | None = None
+        self._end: Map | None = None
+        self._between = after
+        if type(layer) in GEMMA:
+            self._after, self._end = after, _norm(layer.post_feedforward_layernorm)
+            self._between = _norm(layer.pre_feedforward_layernorm)
         self._norms = _head_norms(attention, self._queries)
 
     def __call__(self, hidden: Tensor, turn: Turn, rows: Rows) -> Tensor:
@@ -80,21 +93,37 @@ class LeanLayer:
         turned = turn(turned)
         fresh = torch.stack((turned[:, self._queries :], values)).transpose(1, 2)
         query = turned[:, : self._queries].transpose(0, 1).unsqueeze(0)
-        seen = attend(rows, self._index, query, fresh, scaling=self._scaling, window=self._window)
-        hidden = hidden + self._out(seen.reshape(len(hidden), -1))
+        seen = attend(
+            rows,
+            self._index,
+            query,
+            fresh,
+            scaling=self._scaling,
+            window=self._window,
+            softcap=self._softcap,
+        )
+        added = self._out(seen.reshape(len(hidden), -1))
+        hidden = hidden + (added if self._after is None else self._after(added))
         normed = self._between(hidden)
-        return hidden + self._down(self._activation(self._gate(normed)) * self._up(normed))
+        added = self._down(self._activation(self._gate(normed)) * self._up(normed))
+        return hidden + (added if self._end is None else self._end(added))
 
 
 def lean(layer: nn.Module) -> LeanLayer | None:
     """The layer in few operations; None where it is of another kind."""
-    return LeanLayer(layer) if type(layer) in KINDS else None
+    return LeanLayer(layer) if type(layer) in (*PLAIN, *GEMMA) else None
 
 
 def _norm(module: Any) -> Map:
-    """transformers' RMS norm, which computes in float32 whatever the states are."""
+    """transformers' RMS norm, which computes in float32 whatever the states are. Gemma's calls its
+    epsilon otherwise, holds its weight less 1, and multiplies before it rounds.
+    """
     weight: Tensor = module.weight.detach()
-    shape, eps = tuple(weight.shape), float(module.variance_epsilon)
+    shape = tuple(weight.shape)
+    if hasattr(module, "eps"):
+        wide, own = 1.0 + weight.float(), float(module.eps)
+        return lambda rows: functional.rms_norm(rows.float(), shape, wide, own).to(rows.dtype)
+    eps = float(module.variance_epsilon)
     if weight.dtype == torch.float32:
         return lambda rows: functional.rms_norm(rows, shape, weight, eps)
     return lambda rows: weight * functional.rms_norm(rows.float(), shape, None, eps).to(rows.dtype)
