@@ -22,8 +22,6 @@ from shared.runtime.work import Completed, Engine, Failed, Work
 
 # A work of fewer rows is somebody's next token, or drafts for it; a longer one is a prompt.
 SHORT = 16
-# Others' tokens are thought of for so long after the last of them was seen.
-RECENT_SECONDS = 1.0
 
 W = TypeVar("W", bound=Work)
 R = TypeVar("R")
@@ -55,8 +53,7 @@ class ModelThread(Generic[W, R]):
         max_rows: row budget of one step; a single work is never starved by it.
         max_waiting: works queued or running beyond which `run` raises `Overloaded`.
         stretch: how many times longer a step may take for the rows of a long work beside short
-            ones, now or a moment ago, as measured; a token of theirs comes that much later while
-            it lasts.
+            ones, as measured; a token of theirs comes that much later while it lasts.
         on_start: called on the thread when a work begins, with the seconds it waited.
         on_step: called on the thread after every step with (seconds, rows, works); must be quick
             and thread-safe.
@@ -70,7 +67,6 @@ class ModelThread(Generic[W, R]):
     on_start: Callable[[float], object] | None = None
     stretch: float = math.inf
     _rows: Line = field(default_factory=Line)
-    _short_at: float = -math.inf
     _entries: "deque[_Entry[W, R]]" = field(default_factory=deque)
     _errands: "list[Callable[[], None]]" = field(default_factory=list)
     _wake: threading.Condition = field(default_factory=threading.Condition)
@@ -172,12 +168,8 @@ class ModelThread(Generic[W, R]):
         given = [0] * len(entries)
         short = [n for n, more in enumerate(wanted) if more < SHORT]
         long = [n for n, more in enumerate(wanted) if more >= SHORT]
-        now = time.perf_counter()
-        if short:
-            self._short_at = now
         for part in (short, long):
-            # Whoever waits for the other service now is back in a moment.
-            if part is long and now - self._short_at < RECENT_SECONDS:
+            if part is long and short:
                 left = min(left, self._room(len(entries) + sum(given)))
             for n in part:
                 given[n] = min(wanted[n], left)

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from shared.runtime.model_thread import RECENT_SECONDS, ModelThread
+from shared.runtime.model_thread import ModelThread
 from shared.runtime.work import Failed
 
 
@@ -90,8 +90,7 @@ class Paced(Gate):
     late: float = 0.0
 
     def rest(self) -> None:
-        """So much later that nobody is thought of any more; steps noted so far are forgotten."""
-        self.now += 10 * RECENT_SECONDS
+        """Forget the steps noted so far."""
         self.steps.clear()
         self._started = threading.Semaphore(0)
 

@@ -43,10 +43,7 @@ async def test_beside_others_tokens_a_prompt_stretches_a_step_only_so_far(
     beside = dict(gate.steps[1])
     assert (beside["a"], beside["b"]) == (1, 2)
     assert beside["prompt"] == 1 + rows
-    took = [dict(step)["prompt"] for step in gate.steps[1:]]
-    assert took[1] <= took[0] + 3  # somebody may be back in a moment
-    if stretch == 1.8:
-        assert max(took) == 201  # nobody was
+    assert gate.steps[2] == [("prompt", 201)]  # alone it has the whole step
 
 
 async def test_steps_that_took_unlikely_times_leave_no_row_out(
