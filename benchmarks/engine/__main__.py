@@ -14,11 +14,13 @@ from typing import Annotated
 
 import torch
 import typer
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from benchmarks.engine.decode import Decoding
 from benchmarks.engine.floor import Floor
 from benchmarks.engine.models import FORMATS, random_llama, whole_model
-from benchmarks.engine.peers import Generate
+from benchmarks.peers.peer import Length
+from benchmarks.peers.transformers_peer import PLAIN, TransformersPeer
 from cli.partition import SHIPPED_MODEL
 from shared.model import SpanModel
 
@@ -103,15 +105,22 @@ def _line(row: Row) -> str:
     )
 
 
-def _peer(checkpoint: Path, compute_format: str) -> Generate | None:
+def _peer(checkpoint: Path, compute_format: str) -> TransformersPeer | None:
     """transformers beside it, where it computes in that format."""
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     dtype = dtypes.get(compute_format)
-    return None if dtype is None else Generate(checkpoint, dtype)
+    if dtype is None:
+        return None
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype)
+    model.generation_config = GenerationConfig()  # nothing ends a text
+    return TransformersPeer(PLAIN, 0, model)
 
 
 def _row(
-    span: SpanModel, peer: Generate | None, place: tuple[str, str, int, int], repeats: int
+    span: SpanModel,
+    peer: TransformersPeer | None,
+    place: tuple[str, str, int, int],
+    repeats: int,
 ) -> Row:
     name, compute_format, sessions, context = place
     decoding, floor = Decoding.of(span, sessions, context), Floor(span, sessions)
@@ -124,7 +133,9 @@ def _row(
     finally:
         decoding.close()
     steps, plain, own = steps[WARM_UP:], plain[WARM_UP:], own[WARM_UP:]
-    beside = peer.steps(context, repeats) if peer is not None and sessions == 1 else None
+    beside: Sequence[float] = ()
+    if peer is not None and sessions == 1:
+        beside = peer.answer(range(5, 5 + context), Length(repeats + 1, ())).gaps_s
     return Row(
         model=name,
         compute_format=compute_format,

@@ -37,12 +37,12 @@ class Streams:
     moments: list[list[float]] = field(default_factory=list)
 
     def gaps(self, began: float, ended: float) -> Sequence[float]:
-        """Seconds between tokens of one session, where both came in a span of time."""
+        """Seconds between tokens of one session, of those that reach into a span of time."""
         return [
             after - before
             for each in self.moments
             for before, after in pairwise(each)
-            if began <= before and after <= ended
+            if before < ended and after > began
         ]
 
     async def read(self, client: httpx.AsyncClient, body: dict[str, Any]) -> None:
@@ -50,6 +50,7 @@ class Streams:
         moments: list[float] = []
         self.moments.append(moments)
         async with client.stream("POST", "/generate", json=body) as response:
+            response.raise_for_status()
             async for line in response.aiter_lines():
                 if line.startswith("data: "):
                     moments.append(time.perf_counter())

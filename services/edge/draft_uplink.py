@@ -15,26 +15,10 @@ from typing import Self
 from services.edge.draft_tree import Decided
 from services.edge.drafts import Drafts
 from services.edge.letters import cut
+from services.edge.paces import Pace
 from services.edge.uplink import RESENDS, RETRIES, Uplink
 from shared.errors import CloudLost, TandemError
 from shared.protocol.messages import Block, Report, Want
-
-
-@dataclass(slots=True)
-class Pace:
-    """How many tokens came after the first news of any, and in how many seconds."""
-
-    tokens: int = 0
-    seconds: float = 0.0
-    _began: float | None = None
-
-    def came(self, tokens: int, now: float) -> None:
-        """Take in news of some tokens."""
-        if self._began is None:
-            self._began = now
-            return
-        self.tokens += tokens
-        self.seconds = now - self._began
 
 
 @dataclass(slots=True)

@@ -20,6 +20,23 @@ _WEIGHT = 0.25
 
 
 @dataclass(slots=True)
+class Pace:
+    """How many tokens came after the first news of any, and in how many seconds."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    _began: float | None = None
+
+    def came(self, tokens: int, now: float) -> None:
+        """Take in news of some tokens."""
+        if self._began is None:
+            self._began = now
+            return
+        self.tokens += tokens
+        self.seconds = now - self._began
+
+
+@dataclass(slots=True)
 class Paces:
     """Seconds a token by plan.
 

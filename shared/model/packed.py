@@ -2,9 +2,9 @@
 
 What torch multiplies with for itself leaves half of the memory's speed unused on CPUs that are not
 its library's maker's, and takes a row of a step for each further one: packed, a product of few rows
-takes 0.3 to 0.6 of the time (benchmarks/results/engine). The operators are those torch's compiler
-puts in when it freezes a model, so they need no compiler here. Each layer is proved at loading, and
-stays as it was where that fails. Knows weights, not models.
+takes a third to two thirds of the time (docs/decisions/0010). The operators are those torch's
+compiler puts in when it freezes a model, so they need no compiler here. Each layer is proved at
+loading, and stays as it was where that fails. Knows weights, not models.
 """
 
 import logging
@@ -25,7 +25,7 @@ _ROWS = 16
 
 
 class PackedLinear(nn.Module):
-    """A linear layer with a packed copy of its weight; `plain` is not kept."""
+    """A linear layer that keeps its weight packed, and no other copy."""
 
     def __init__(self, linear: nn.Linear) -> None:
         """Pack the weight [out, in] of `linear`.

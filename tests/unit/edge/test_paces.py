@@ -1,7 +1,6 @@
 """Where time alone counts the clock decides between racing the cloud and leaving it alone."""
 
-from services.edge.draft_uplink import Pace
-from services.edge.paces import FORGOTTEN, LEAST_TOKENS, Paces, Pair
+from services.edge.paces import FORGOTTEN, LEAST_TOKENS, Pace, Paces, Pair
 
 
 def play(paces: Paces, texts: int, race: float, cloud: float, step: float) -> list[Pair]:

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from services.edge.draft_tree import Decided
-from services.edge.draft_uplink import Pace
 from services.edge.drafting import Drafted, Drafting, Ranker
 from services.edge.engine import EdgeEngine
 from services.edge.link import Link
+from services.edge.paces import Pace
 from services.edge.policy import Pacing
 from services.edge.state import EdgeState
 from services.edge.uplink import Spent
