@@ -1,22 +1,16 @@
 """Attention of many sessions in one call, each over its own cached keys and values.
 
-Registered with transformers' attention interface, which calls it from inside the model's own
-attention modules with all rows of the step; the step's `Rows` travel along as a keyword. Knows
-neither weights nor which layers come next.
+Called with all rows of a step. Knows neither weights nor which layers come next.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from transformers import AttentionInterface
 
 from shared.model.cache import KVCache
 from shared.model.masks import Sight
-
-IMPLEMENTATION = "tandem_ragged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,43 +32,6 @@ class Rows:
     runs: tuple[Run, ...]
 
 
-def ragged_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    rows: Rows,
-    scaling: float,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Append keys and values to each session's cache and attend to all it then holds.
-
-    Args:
-        module: the attention module; only its `layer_idx` is read.
-        query: [1, heads, T, D], rotated.
-        key: [1, kv_heads, T, D], rotated.
-        value: [1, kv_heads, T, D].
-        attention_mask: unused; what a row sees follows from `rows`.
-        rows: whose rows these are; their caches have room.
-        scaling: factor on the scores.
-        sliding_window: a row sees this many positions, itself included (None: all).
-        softcap: scores become softcap * tanh(score / softcap).
-
-    Returns:
-        [1, T, heads, D] and no weights.
-    """
-    layer: Any = module.layer_idx
-    fresh = torch.cat((key, value))
-    output = attend(
-        rows, layer, query, fresh, scaling=scaling, window=sliding_window, softcap=softcap
-    )
-    return output.unsqueeze(0), None
-
-
 def attend(
     rows: Rows,
     layer: int,
@@ -85,9 +42,19 @@ def attend(
     window: int | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Append `fresh` keys and values [2, kv_heads, T, D] to each session's cache (one copy each,
-    keys and values together), and let the rows of `query` [1, heads, T, D] attend to all it then
-    holds; returns [T, heads, D]. See `ragged_attention`.
+    """Append keys and values to each session's cache and attend to all it then holds.
+
+    Args:
+        rows: whose rows these are; their caches have room.
+        layer: whose keys and values they are.
+        query: [1, heads, T, D], rotated.
+        fresh: keys (rotated) and values [2, kv_heads, T, D]: together one copy per session.
+        scaling: factor on the scores.
+        window: a row sees this many positions, itself included (None: all).
+        softcap: scores become softcap * tanh(score / softcap).
+
+    Returns:
+        [T, heads, D].
     """
     outputs = []
     for run in rows.runs:
@@ -141,6 +108,3 @@ def _capped(
     wide = torch.promote_types(scores.dtype, torch.float32)
     weights = functional.softmax(scores, dim=-1, dtype=wide).to(query.dtype)
     return (weights @ held[1].unsqueeze(1)).reshape(heads, rows, width).transpose(0, 1)
-
-
-AttentionInterface.register(IMPLEMENTATION, ragged_attention)

@@ -2,8 +2,8 @@
 
 A step over few rows reads every weight once and is over in milliseconds, and then what is called
 around the matrix products counts: here norms and rotary embeddings are a few operations over all
-heads at once, on rows without a batch axis, and only the linear modules are called. Layers this
-cannot express stay transformers' own. Knows no sessions and no weights' names.
+heads at once, on rows without a batch axis, and only the linear modules are called. Knows no
+sessions and no weights' names.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,18 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer
 from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
-from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from shared.model.attention import Rows, attend
 
-PLAIN = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
 # Their blocks' outputs are normed before they are added.
 GEMMA = (Gemma2DecoderLayer, Gemma3DecoderLayer)
 Map = Callable[[Tensor], Tensor]
@@ -50,7 +46,7 @@ class Turn:
 
 
 class LeanLayer:
-    """One decoder layer of `PLAIN` or `GEMMA`, by its own linear modules and norms."""
+    """A decoder layer of one of the families, by its own linear modules and norms."""
 
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -107,11 +103,6 @@ class LeanLayer:
         normed = self._between(hidden)
         added = self._down(self._activation(self._gate(normed)) * self._up(normed))
         return hidden + (added if self._end is None else self._end(added))
-
-
-def lean(layer: nn.Module) -> LeanLayer | None:
-    """The layer in few operations; None where it is of another kind."""
-    return LeanLayer(layer) if type(layer) in (*PLAIN, *GEMMA) else None
 
 
 def _norm(module: Any) -> Map:

@@ -13,7 +13,7 @@ from shared.errors import Abandoned
 from shared.model.cache import KVCache, Ledger, reserve
 from shared.model.exits import ExitInfo
 from shared.model.families import Source
-from shared.model.lean import Turn, lean
+from shared.model.lean import LeanLayer, Turn
 from shared.model.manifest import Manifest
 from shared.model.masks import Sight
 from shared.model.network import Network, Parts
@@ -57,8 +57,7 @@ class SpanModel:
         self.manifest = manifest
         self.network = network
         self._ledger = Ledger()
-        self._layers = [network.model.layers[str(n)] for n in parts.span.layers]
-        self._lean = [lean(layer) for layer in self._layers]
+        self._layers = [LeanLayer(network.model.layers[str(n)]) for n in parts.span.layers]
         self._layer_types: Sequence[str | None] = (
             source.config.layer_types
             if source.family.rotary_by_layer_type
@@ -189,24 +188,15 @@ class SpanModel:
         rows = rows_of(active, sights)
         positions = torch.tensor([[p for s in active for p in s.positions]], device=self.device)
         rotary = self.network.model.rotary_emb
-        embeddings = {
-            kind: rotary(hidden, positions) if kind is None else rotary(hidden, positions, kind)
+        turns = {
+            kind: Turn.of(*rotary(hidden, positions, *([] if kind is None else [kind])))
             for kind in {self._layer_types[n] for n in layers}
         }
-        turns = {kind: Turn.of(*embedding) for kind, embedding in embeddings.items()}
         for n in layers:
             if unwanted(active):
                 raise Abandoned
-            kind, layer = self._layer_types[n], self._lean[n - self.span.start]
-            if layer is not None:
-                hidden = layer(hidden, turns[kind], rows)
-                continue
-            hidden = self._layers[n - self.span.start](
-                hidden.unsqueeze(0),
-                attention_mask=None,
-                position_embeddings=embeddings[kind],
-                rows=rows,
-            ).squeeze(0)
+            layer = self._layers[n - self.span.start]
+            hidden = layer(hidden, turns[self._layer_types[n]], rows)
         return hidden
 
     def _local(self, states: Tensor) -> Tensor:

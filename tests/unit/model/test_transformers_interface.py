@@ -1,4 +1,4 @@
-"""What the ragged forward takes for granted of transformers, whose internals move between minors.
+"""What the lean layers take for granted of transformers, whose internals move between minors.
 
 When one of these fails, read the decoder layers of the new version before anything else.
 """
@@ -27,18 +27,20 @@ ARGUMENTS = {
 def test_the_minor_version_is_the_one_these_layers_were_read_in() -> None:
     assert transformers.__version__.startswith(f"{MINOR}."), (
         f"transformers is {transformers.__version__}, the decoder layers were read in {MINOR}: "
-        "compare their forward with shared/model/model.py, then change MINOR here"
+        "compare their forward with shared/model/lean.py, then change MINOR here"
     )
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
-def test_a_decoder_layer_takes_the_arguments_the_forward_gives_it(architecture: str) -> None:
+def test_a_decoder_layer_takes_what_the_lean_one_was_written_from(
+    architecture: str,
+) -> None:
     layer = FAMILIES[architecture].layer
     expected = ARGUMENTS["Gemma" if architecture.startswith("Gemma") else "Llama"]
     parameters = inspect.signature(layer.forward).parameters
     found = tuple(parameters)
     assert found == (*FIRST, *expected, "kwargs"), f"{layer.__name__}.forward changed: {found}"
-    assert parameters["kwargs"].kind is inspect.Parameter.VAR_KEYWORD, "the step's rows pass here"
+    assert parameters["kwargs"].kind is inspect.Parameter.VAR_KEYWORD, "what this family passes on"
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
