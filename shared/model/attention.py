@@ -1,35 +1,13 @@
-"""Attention of many sessions in one call, each over its own cached keys and values.
+"""Attention of many sessions in few calls, each over its own cached keys and values.
 
 Called with all rows of a step. Knows neither weights nor which layers come next.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shared.model.cache import KVCache
-from shared.model.masks import Sight
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Rows [first, last) of a step: those of one session, at `sight.position` and the following
-    slots of its cache.
-    """
-
-    cache: KVCache
-    first: int
-    last: int
-    sight: Sight
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The rows of one step at the layers where the same sessions are active."""
-
-    runs: tuple[Run, ...]
+from shared.model.rows import Rows
 
 
 def attend(
@@ -56,55 +34,67 @@ def attend(
     Returns:
         [T, heads, D].
     """
+    rows.write(layer, fresh)
+    place = rows.at(layer)
     outputs = []
-    for run in rows.runs:
-        buffer = run.cache.buffer(layer)
-        buffer[:, :, run.sight.position : run.sight.end] = fresh[:, :, run.first : run.last]
-        begin, bias = run.sight.through(window, query)
-        held = buffer[:, :, begin : run.sight.end]
-        queries = query[:, :, run.first : run.last]
+    for part in rows.parts(window, query):
+        keys, values = part.keys[place], part.values[place]
+        queries = query[:, :, part.first : part.last]
+        if len(keys) > 1:
+            queries = queries.permute(2, 1, 0, 3)
         if softcap is not None:
-            outputs.append(_capped(queries, held, bias, scaling, softcap))
-        elif run.last - run.first == 1:
-            outputs.append(_single(queries, held, bias, scaling))
+            seen = _capped(queries, keys, values, part.bias, scaling, softcap)
+        elif queries.shape[2] == 1:
+            seen = _single(queries, keys, values, part.bias, scaling)
         else:
-            outputs.append(_several(queries, held, bias, scaling))
+            seen = _several(queries, keys, values, part.bias, scaling)
+        outputs.append(seen)
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _single(query: Tensor, held: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
-    """One row [1, heads, 1, D] over `held` [2, kv_heads, n, D]; returns [1, heads, D].
+def _single(
+    query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scaling: float
+) -> Tensor:
+    """A row of each session [S, heads, 1, D] over [S, kv_heads, n, D]; returns [S, heads, D].
 
     The query heads that share a KV head become rows of that head: nothing is repeated, and the
     fused kernel is two to nine times faster so (measured on a CPU at n = 512).
     """
-    heads, width = query.shape[1], query.shape[3]
-    grouped = query.reshape(1, held.shape[1], -1, width)
+    sessions, heads, _, width = query.shape
+    grouped = query.reshape(sessions, keys.shape[1], -1, width)
     output = functional.scaled_dot_product_attention(
-        grouped, held[:1], held[1:], attn_mask=bias, scale=scaling
+        grouped, keys, values, attn_mask=bias, scale=scaling
     )
-    return output.reshape(1, heads, width)
+    return output.reshape(sessions, heads, width)
 
 
-def _several(query: Tensor, held: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
-    """Rows [1, heads, T, D] over `held` [2, kv_heads, n, D]; returns [T, heads, D]."""
+def _several(
+    query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scaling: float
+) -> Tensor:
+    """Rows of a session [1, heads, T, D] over [1, kv_heads, n, D]; returns [T, heads, D]."""
     output = functional.scaled_dot_product_attention(
-        query, held[:1], held[1:], attn_mask=bias, scale=scaling, enable_gqa=True
+        query, keys, values, attn_mask=bias, scale=scaling, enable_gqa=True
     )
     return output[0].transpose(0, 1)
 
 
 def _capped(
-    query: Tensor, held: Tensor, bias: Tensor | None, scaling: float, softcap: float
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    scaling: float,
+    softcap: float,
 ) -> Tensor:
-    """As `_several`, with capped scores, which the fused kernels do not offer."""
-    _, heads, rows, width = query.shape
-    grouped = query.reshape(held.shape[1], -1, rows, width)
-    scores = grouped @ held[0].unsqueeze(1).transpose(-1, -2) * scaling
+    """As `_single` or `_several`, with capped scores, which the fused kernels do not offer."""
+    sessions, heads, rows, width = query.shape
+    grouped = query.reshape(sessions, keys.shape[1], -1, rows, width)
+    scores = grouped @ keys.unsqueeze(2).transpose(-1, -2) * scaling
     scores = softcap * torch.tanh(scores / softcap)
     if bias is not None:
-        scores = scores + bias
+        scores = scores + (bias.unsqueeze(1) if bias.dim() == 4 else bias)
     # Half-precision scores are summed in float32, as the fused kernels do.
     wide = torch.promote_types(scores.dtype, torch.float32)
     weights = functional.softmax(scores, dim=-1, dtype=wide).to(query.dtype)
-    return (weights @ held[1].unsqueeze(1)).reshape(heads, rows, width).transpose(0, 1)
+    output = (weights @ values.unsqueeze(2)).reshape(sessions, heads, rows, width)
+    return output.transpose(1, 2).reshape(sessions * rows, heads, width)

@@ -1,6 +1,6 @@
 """Keys and values of one session, layer by layer, and the byte budget its model's caches share.
 
-Knows rows and bytes; what is written into the rows is `attention`'s affair.
+Knows rows and bytes; where they lie is `pool`'s affair, what is written into them `attention`'s.
 """
 
 import threading
@@ -14,12 +14,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import OutOfMemory
-from shared.model.span import LayerSpan
-
-# Buffers grow by this many rows. Copying a buffer of n rows once per 64 appended moves n/64 rows
-# per row, little beside the n rows attention reads; doubling would hold up to half of the budget
-# empty.
-CHUNK_ROWS = 64
+from shared.model.pool import Pool, Room
 
 
 class Ledger:
@@ -52,51 +47,68 @@ class Ledger:
 class KVCache:
     """Rows [0, length(layer)) of keys and values for every layer of a span.
 
-    Each layer has one buffer [2, kv_heads, capacity, D] of keys and values in the model's dtype.
-    Closing gives its bytes back to the budget; a closed cache takes no rows. A cache is a context
-    manager that closes itself.
+    Each layer's lie in one tensor [2, kv_heads, capacity, D] in the model's dtype, in whole pages
+    of the pool. Closing gives its bytes back to the budget; a closed cache takes no rows. A cache
+    is a context manager that closes itself.
     """
 
-    def __init__(self, span: LayerSpan, row: Tensor, ledger: Ledger) -> None:
-        """`row` is an empty buffer [2, kv_heads, 0, D] whose shape, dtype and device all have."""
+    def __init__(self, layers: range, pool: Pool, ledger: Ledger) -> None:
         self.ledger = ledger
         self.closed = False
-        self._start = span.start
-        self._row_bytes = 2 * row.shape[1] * row.shape[3] * row.element_size()
-        self._lengths = [0] * len(span.layers)
-        self._buffers = [row] * len(span.layers)
+        self._pool = pool
+        self._room: Room | None = None
+        self._start = layers.start
+        self._lengths = [0] * len(layers)
+        self._held = [0] * len(layers)
 
     def length(self, layer: int) -> int:
         """Rows held at `layer`."""
         return self._lengths[layer - self._start]
 
+    @property
+    def room(self) -> Room | None:
+        """Where its rows lie, once there are any."""
+        return self._room
+
+    def place(self, layer: int) -> int:
+        """A layer of the model as the room counts it."""
+        return layer - self._start
+
+    def places(self, layers: range) -> range:
+        """Layers of the model as the room counts them."""
+        return range(layers.start - self._start, layers.stop - self._start)
+
     def buffer(self, layer: int) -> Tensor:
-        """The buffer [2, kv_heads, capacity, D] of `layer`; rows from length(layer) on are free."""
-        return self._buffers[layer - self._start]
+        """The rows [2, kv_heads, n, D] of `layer`, `growth` having been booked and made; those from
+        length(layer) on are free.
+        """
+        if self._room is None:
+            raise ValueError("the cache has no room yet")
+        return self._room.layer(layer - self._start)
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, free rows included."""
-        return sum(buffer.nbytes for buffer in self._buffers)
+        """Bytes held, free rows of its pages included."""
+        return sum(self._held) * self._pool.layout.row_bytes
 
     def growth(self, layers: Iterable[int], rows: int) -> int:
         """Bytes that holding `rows` rows at each of `layers` would add."""
-        return sum(self._missing(layer, rows) for layer in layers) * self._row_bytes
+        return sum(self._missing(layer, rows) for layer in layers) * self._pool.layout.row_bytes
 
-    def grow(self, layers: Iterable[int], rows: int) -> int:
-        """Make room for `rows` rows at each of `layers`; returns the bytes added, which the caller
-        has booked.
+    def grow(self, layers: Iterable[int], rows: int) -> None:
+        """Make room for `rows` rows at each of `layers`, which the caller has booked.
+
+        Raises:
+            OutOfMemory: there is none; some of the layers may have theirs.
         """
-        added = 0
+        if self._room is None:
+            self._room = self._pool.take()
         for layer in layers:
             missing = self._missing(layer, rows)
             if missing:
-                old, kept = self.buffer(layer), self.length(layer)
-                new = old.new_empty(2, old.shape[1], old.shape[2] + missing, old.shape[3])
-                new[:, :, :kept] = old[:, :, :kept]
-                self._buffers[layer - self._start] = new
-                added += missing * self._row_bytes
-        return added
+                index = layer - self._start
+                self._room.grow(index, self._lengths[index], self._held[index] + missing)
+                self._held[index] += missing
 
     def extend(self, layers: Iterable[int], rows: int) -> None:
         """Declare the first `rows` rows of `layers` written."""
@@ -132,7 +144,7 @@ class KVCache:
                     continue
                 had = bisect_left(slots, held)
                 if staying < had:
-                    buffer = self._buffers[index]
+                    buffer = self.buffer(index + self._start)
                     moving = torch.tensor(slots[staying:had], device=buffer.device)
                     buffer[:, :, base + staying : base + had] = buffer.index_select(2, moving)
                 self._lengths[index] = base + had
@@ -143,7 +155,10 @@ class KVCache:
             self.closed = True
             self.ledger.give(self.nbytes)
             self._lengths = [0] * len(self._lengths)
-            self._buffers = [buffer[:, :, :0].clone() for buffer in self._buffers]
+            self._held = [0] * len(self._held)
+            if self._room is not None:
+                self._room.release()
+                self._room = None
 
     def __enter__(self) -> Self:
         return self
@@ -157,8 +172,8 @@ class KVCache:
         self.close()
 
     def _missing(self, layer: int, rows: int) -> int:
-        short = rows - self.buffer(layer).shape[2]
-        return -(-short // CHUNK_ROWS) * CHUNK_ROWS if short > 0 else 0
+        held = self._held[layer - self._start]
+        return self._pool.layout.whole_pages(rows) - held if rows > held else 0
 
 
 def reserve(ledger: Ledger, wants: Iterable[tuple[KVCache, range, int]]) -> None:
@@ -175,6 +190,6 @@ def reserve(ledger: Ledger, wants: Iterable[tuple[KVCache, range, int]]) -> None
     try:
         for cache, layers, rows in wants:
             cache.grow(layers, rows)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except OutOfMemory:
         ledger.give(total - (sum(cache.nbytes for cache, _, _ in wants) - before))
-        raise OutOfMemory(f"the device has no room for {total} more bytes of KV") from error
+        raise

@@ -17,7 +17,8 @@ from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer
 from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 
-from shared.model.attention import Rows, attend
+from shared.model.attention import attend
+from shared.model.rows import Rows
 
 # Their blocks' outputs are normed before they are added.
 GEMMA = (Gemma2DecoderLayer, Gemma3DecoderLayer)

@@ -17,6 +17,7 @@ from shared.model.lean import LeanLayer, Turn
 from shared.model.manifest import Manifest
 from shared.model.masks import Sight
 from shared.model.network import Network, Parts
+from shared.model.pool import Layout, Pool
 from shared.model.quantized import is_quantized
 from shared.model.ragged import (
     Segment,
@@ -24,6 +25,7 @@ from shared.model.ragged import (
     Tap,
     check,
     rows_of,
+    side_by_side,
     sights_of,
     stretches,
     unwanted,
@@ -57,6 +59,16 @@ class SpanModel:
         self.manifest = manifest
         self.network = network
         self._ledger = Ledger()
+        self._pool = Pool(
+            Layout(
+                layers=len(parts.span.layers),
+                kv_heads=self.shape.kv_heads,
+                head_dim=self.shape.head_dim,
+                positions=self.shape.max_positions,
+                dtype=dtype,
+                device=device,
+            )
+        )
         self._layers = [LeanLayer(network.model.layers[str(n)]) for n in parts.span.layers]
         self._layer_types: Sequence[str | None] = (
             source.config.layer_types
@@ -74,6 +86,11 @@ class SpanModel:
         return self._ledger.held
 
     @property
+    def kv_layout(self) -> Layout:
+        """How sessions' KV is laid out."""
+        return self._pool.layout
+
+    @property
     def kv_budget_bytes(self) -> int | None:
         """The most bytes of KV all caches may hold (None: no limit)."""
         return self._ledger.limit
@@ -84,10 +101,7 @@ class SpanModel:
 
     def new_cache(self) -> KVCache:
         """An empty cache for one session of this model."""
-        row = torch.empty(
-            2, self.shape.kv_heads, 0, self.shape.head_dim, dtype=self.dtype, device=self.device
-        )
-        return KVCache(self.span, row, self._ledger)
+        return KVCache(self.span.layers, self._pool, self._ledger)
 
     def forward(self, segments: Sequence[Segment]) -> list[Tensor]:
         """Run every segment through its layers; returns per segment the states [T, H] that enter
@@ -105,22 +119,16 @@ class SpanModel:
         self._check(segments)
         with self._ungraded():
             reserve(self._ledger, [(s.cache, s.layers, s.end) for s in segments])
-            states = self._enter(segments)
-            sights = sights_of(segments)
-            for stretch in stretches(segments):
-                active = [segments[n] for n in stretch.active]
-                for n, segment in zip(stretch.active, active, strict=True):
-                    if segment.tap is not None and segment.tap.layer == stretch.first:
-                        states[n] = self._tapped(segment.tap, states[n])
-                hidden = torch.cat([states[n] for n in stretch.active])
-                seen = [sights[n] for n in stretch.active]
-                parts = self._run(stretch, active, seen, hidden).split([s.rows for s in active])
-                for n, part in zip(stretch.active, parts, strict=True):
-                    states[n] = part
+            # Sessions whose caches lie side by side are attended together.
+            order = side_by_side(segments)
+            states = self._through([segments[n] for n in order])
             for segment in segments:
                 segment.cache.extend(segment.layers, segment.end)
+            if len(states) == 1:
+                return states
             # A view would keep the states of every other session alive with it.
-            return [part.clone() for part in states] if len(states) > 1 else states
+            back = dict(zip(order, states, strict=True))
+            return [back[n].clone() for n in range(len(segments))]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [R, V] of states [R, H] that leave the last layer: float32, or float64 in a
@@ -159,6 +167,22 @@ class SpanModel:
         if len({id(segment.cache) for segment in segments}) != len(segments):
             raise ValueError("two segments of one forward share a cache")
 
+    def _through(self, segments: Sequence[Segment]) -> list[Tensor]:
+        """Per segment the states [T, H] that leave its last layer."""
+        states = self._enter(segments)
+        sights = sights_of(segments)
+        for stretch in stretches(segments):
+            active = [segments[n] for n in stretch.active]
+            for n, segment in zip(stretch.active, active, strict=True):
+                if segment.tap is not None and segment.tap.layer == stretch.first:
+                    states[n] = self._tapped(segment.tap, states[n])
+            hidden = torch.cat([states[n] for n in stretch.active])
+            seen = [sights[n] for n in stretch.active]
+            parts = self._run(stretch, active, seen, hidden).split([s.rows for s in active])
+            for n, part in zip(stretch.active, parts, strict=True):
+                states[n] = part
+        return states
+
     def _enter(self, segments: Sequence[Segment]) -> list[Tensor]:
         """Per segment the states [T, H] that enter its first layer."""
         ids = [s.ids.to(self.device) for s in segments if s.ids is not None]
@@ -185,7 +209,7 @@ class SpanModel:
     ) -> Tensor:
         """Run the rows [T, H] of the active segments through the layers of a stretch."""
         layers = range(stretch.first, stretch.last)
-        rows = rows_of(active, sights)
+        rows = rows_of(active, sights, stretch)
         positions = torch.tensor([[p for s in active for p in s.positions]], device=self.device)
         rotary = self.network.model.rotary_emb
         turns = {

@@ -9,9 +9,10 @@ from itertools import accumulate, pairwise
 
 from torch import Tensor
 
-from shared.model.attention import Rows, Run
 from shared.model.cache import KVCache
 from shared.model.masks import Sight, Tree
+from shared.model.pool import Slot
+from shared.model.rows import Rows, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +115,28 @@ def sights_of(segments: Sequence[Segment]) -> list[Sight]:
     return [Sight(segment.position, segment.end, segment.tree) for segment in segments]
 
 
-def rows_of(segments: Sequence[Segment], sights: Sequence[Sight]) -> Rows:
-    """Lay the segments' rows one after another."""
+def rows_of(segments: Sequence[Segment], sights: Sequence[Sight], stretch: Stretch) -> Rows:
+    """Lay the segments' rows one after another, for the layers of a stretch."""
     ends = [0, *accumulate(segment.rows for segment in segments)]
-    return Rows(
-        tuple(
-            Run(segment.cache, first, last, sight)
-            for segment, sight, (first, last) in zip(segments, sights, pairwise(ends), strict=True)
-        )
-    )
+    runs = [
+        Run(segment.cache, first, last, sight)
+        for segment, sight, (first, last) in zip(segments, sights, pairwise(ends), strict=True)
+    ]
+    return Rows(runs, range(stretch.first, stretch.last))
+
+
+def side_by_side(segments: Sequence[Segment]) -> list[int]:
+    """The segments' indices, single rows first in the order in which their caches lie: what is
+    side by side there is read together.
+    """
+
+    def place(index: int) -> tuple[bool, int, int]:
+        room = segments[index].cache.room
+        if not isinstance(room, Slot) or segments[index].rows > 1:
+            return (True, 0, index)
+        return (False, id(room.slab), room.number)
+
+    return sorted(range(len(segments)), key=place)
 
 
 def check(segment: Segment, *, hidden: int, max_positions: int) -> None:

@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from shared.model import Segment, SpanModel, Tree
-from shared.model.attention import Rows, attend
+from shared.model.attention import attend
 from shared.model.lean import LeanLayer, Turn
+from shared.model.rows import Rows
 from tests.support.tiny_models import DEPTH, NAMES, feed, prompt, whole
 
 BASE = 21  # rows of the line a tree stands on, past the sliding windows

@@ -99,6 +99,12 @@ class Service:
         caught = int(status.partition("SigCgt:")[2].split()[0], 16)
         return bool(caught >> (number - 1) & 1)
 
+    def resident_bytes(self) -> int:
+        """Memory it holds (Linux)."""
+        assert self._process is not None
+        pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGESIZE")
+
     def tail(self) -> str:
         """The end of its log."""
         return self.log.read_text(errors="replace")[-6000:] if self.log.exists() else ""

@@ -7,7 +7,7 @@ import torch
 
 from shared.errors import OutOfMemory
 from shared.model import KVCache, Segment, SpanModel
-from shared.model.cache import CHUNK_ROWS, Ledger
+from shared.model.cache import Ledger
 from tests.support.tiny_models import DEPTH, feed, prompt, segment, whole
 
 
@@ -16,26 +16,26 @@ def model() -> SpanModel:
     return whole("llama")
 
 
+def page(model: SpanModel) -> int:
+    """Rows of a page."""
+    return model.kv_layout.page_rows
+
+
 def row_bytes(model: SpanModel) -> int:
     shape = model.shape
     return 2 * shape.kv_heads * shape.head_dim * model.dtype.itemsize
 
 
-def test_bytes_held_are_exactly_the_buffers(model: SpanModel) -> None:
+def test_bytes_held_are_whole_pages(model: SpanModel) -> None:
     first, second = model.new_cache(), model.new_cache()
     assert (first.nbytes, model.kv_bytes) == (0, 0)
-    feed(model, first, prompt(CHUNK_ROWS))
-    assert first.nbytes == CHUNK_ROWS * DEPTH * row_bytes(model)
+    feed(model, first, prompt(page(model)))
+    assert first.nbytes == page(model) * DEPTH * row_bytes(model)
     feed(model, first, prompt(1))
-    assert first.nbytes == 2 * CHUNK_ROWS * DEPTH * row_bytes(model)
+    assert first.nbytes == 2 * page(model) * DEPTH * row_bytes(model)
     feed(model, second, prompt(1), stop=2)
-    assert second.nbytes == CHUNK_ROWS * 2 * row_bytes(model)
-    held = sum(
-        kv.buffer(layer).untyped_storage().nbytes()
-        for kv in (first, second)
-        for layer in range(DEPTH)
-    )
-    assert model.kv_bytes == first.nbytes + second.nbytes == held
+    assert second.nbytes == page(model) * 2 * row_bytes(model)
+    assert model.kv_bytes == first.nbytes + second.nbytes
     first.close()
     assert model.kv_bytes == second.nbytes
     second.close()
@@ -139,7 +139,7 @@ def test_slots_that_cannot_be_kept_are_refused_and_nothing_moves(
 
 
 def test_rows_beyond_the_budget_are_refused_before_anything_is_written(model: SpanModel) -> None:
-    model.kv_budget_bytes = 3 * CHUNK_ROWS * DEPTH * row_bytes(model)
+    model.kv_budget_bytes = 2 * page(model) * DEPTH * row_bytes(model)
     caches = [model.new_cache() for _ in range(2)]
     calls: list[int] = []
     model.network.model.layers["0"].register_forward_pre_hook(lambda *_: calls.append(1))
@@ -167,10 +167,10 @@ def test_an_exhausted_device_is_out_of_memory_and_books_only_what_is_held(
     grow = KVCache.grow
     victim = model.new_cache()
 
-    def failing(self: KVCache, layers: range, rows: int) -> int:
+    def failing(self: KVCache, layers: range, rows: int) -> None:
         if self is victim:
-            raise torch.OutOfMemoryError
-        return grow(self, layers, rows)
+            raise OutOfMemory("the device has no room")
+        grow(self, layers, rows)
 
     monkeypatch.setattr(KVCache, "grow", failing)
     fine = model.new_cache()
