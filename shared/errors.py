@@ -8,6 +8,7 @@ It knows neither HTTP libraries nor the wire; `shared.web` renders these and
     ├── Invalid            422  a field of a request is wrong: `field` names it
     ├── Malformed          400  bytes that are no message of this protocol
     ├── TooLarge           413  a body or a message over its limit
+    ├── Forbidden          403  the caller's key does not allow what `field` asks for
     ├── NotFound           404  no such session
     ├── Mismatch           409  edge and cloud do not fit: `differences` says what differs
     ├── Overloaded         503  no room now; retry after `retry_after` seconds
@@ -71,6 +72,13 @@ class TooLarge(TandemError):
 
     code = "too_large"
     status = 413
+
+
+class Forbidden(TandemError):
+    """The caller may not ask for this: no key, or one without the scope."""
+
+    code = "forbidden"
+    status = 403
 
 
 class NotFound(TandemError):

@@ -73,6 +73,12 @@ def _work() -> list[PanelBuilder]:
 
 def _steps() -> list[PanelBuilder]:
     return [
+        lines(
+            "Rows by priority",
+            _by("priority", "tandem_rows_total", "{{priority}}"),
+            unit="none",
+            description="Positions run a second, by class: emergencies overtake the others.",
+        ),
         heat(
             "Rows in a step",
             f"sum by (le) (increase(tandem_step_rows_bucket{{{CLOUD}}}{RATE}))",

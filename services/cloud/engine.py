@@ -14,7 +14,7 @@ from torch import Tensor
 
 from shared.decoding.sampling import Choice, PrefixState, SamplingParameters, sample
 from shared.model import KVCache, Lineage, Segment, SpanModel, Tap, Tree
-from shared.runtime.work import Failed
+from shared.runtime.work import Claim, Failed
 
 Choices: TypeAlias = tuple[Choice, ...]
 
@@ -64,6 +64,7 @@ class Pass:
     choices: list[Choice] = field(default_factory=list)
     charge: int = 1
     lineage: Lineage | None = None
+    claim: Claim = field(default_factory=Claim)
 
     @property
     def rows(self) -> int:

@@ -23,6 +23,7 @@ from shared.errors import BadModel
 from shared.model import SpanModel, probe_tau
 from shared.protocol.version import PROTOCOL_VERSION
 from shared.runtime.model_thread import ModelThread
+from shared.runtime.schedule import Schedule
 from shared.web import errors, serving
 from shared.web.metrics import Gauges
 from shared.web.middleware import BodyLimit, RequestId
@@ -94,14 +95,21 @@ def _thread(
     thread: ModelThread[Pass, tuple[Choice, ...]] = ModelThread(
         engine,
         name="cloud-engine",
-        max_rows=settings.max_step_rows,
-        stretch=settings.step_stretch,
+        schedule=Schedule(
+            settings.max_step_rows,
+            stretch=settings.step_stretch,
+            beside=settings.beside_emergency_rows,
+            patience=settings.patience_seconds,
+        ),
         max_waiting=settings.max_waiting,
         on_step=metrics.stepped,
-        on_start=metrics.queue.observe,
+        on_start=metrics.started,
     )
     model, budget = engine.model, settings.context_bytes
-    metrics.read_from(Gauges(lambda: thread.waiting, lambda: model.kv_bytes, budget))
+    gauges = Gauges(
+        lambda: thread.waiting, lambda c: thread.waiting_as(c), lambda: model.kv_bytes, budget
+    )
+    metrics.read_from(gauges)
     return thread
 
 

@@ -70,6 +70,7 @@ def plan(context: Context, engine: CloudEngine, *, decide: bool) -> Plan | None:
         inputs=_inputs(context, engine, first, last),
         picks=picks,
         draw=draw_of(context.opening.sampling),
+        claim=context.claim,
     )
     return Plan(work=work, positions=positions, decides=decide)
 

@@ -31,7 +31,12 @@ class Settings(BaseSettings):
     # How many times longer a step may take for a long prompt's rows beside others' tokens: those
     # come so much later while it lasts, and the prompt takes the longer the less this is.
     step_stretch: float = Field(default=1.8, gt=1)
-    # Passes queued or running beyond which blocks are refused with 503.
+    # Rows of a step that others' tokens may have while an emergency is being served.
+    beside_emergency_rows: int = Field(default=4, ge=1)
+    # Seconds after which whoever waits is in the next step, whatever else there is.
+    patience_seconds: float = Field(default=1.0, gt=0)
+    # Passes queued or running beyond which blocks are refused with 503; as many of emergencies
+    # besides.
     max_waiting: int = Field(default=256, ge=1)
     # Bytes for the logs and KV of all sessions together.
     context_bytes: int = Field(default=2 * 1024**3, ge=1)

@@ -69,6 +69,7 @@ def plan(context: VerifiedContext, engine: CloudEngine) -> Verification:
         picks=_picks(context, line, nodes, parents),
         draw=draw_of(context.opening.sampling),
         parents=None if is_line(rows) else rows,
+        claim=context.claim,
     )
     return Verification(work, nodes, parents, end)
 
@@ -82,7 +83,8 @@ def plan_alone(context: VerifiedContext, engine: CloudEngine) -> Verification:
     draw = draw_of(context.opening.sampling)
     if first < end:  # the KV of what came with states has to be there before
         rows = _inputs(context, engine, first, ())
-        return Verification(Pass(cache, split, first, rows, (), draw), base=first)
+        filling = Pass(cache, split, first, rows, (), draw, claim=context.claim)
+        return Verification(filling, base=first)
     cache.truncate(end)  # what a pass that failed has left
     coded: list[HiddenBlock] = []
     ids = torch.tensor(context.tokens, dtype=torch.int64)
@@ -96,6 +98,7 @@ def plan_alone(context: VerifiedContext, engine: CloudEngine) -> Verification:
         draw=draw,
         behind=ids[cache.length(0) : end],
         tap=Tap(split, _coder(context.opening.codec, coded)),
+        claim=context.claim,
     )
     return Verification(work, base=end, coded=coded)
 

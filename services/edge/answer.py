@@ -6,6 +6,7 @@ Knows the public response types but not HTTP; `generation` makes the tokens.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
@@ -18,35 +19,36 @@ from services.edge.text import StreamDecoder
 from services.edge.uplink import Spent
 from services.edge.verified import Waits
 from shared.errors import Overloaded, TandemError
+from shared.runtime.work import Priority
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Load:
-    """How many requests are being served, of how many this edge takes on at once."""
+    """How many requests are being served, of how many of a class this edge takes on at once."""
 
     limit: int
-    running: int = 0
+    running: Counter[Priority] = field(default_factory=Counter)
 
-    def require_room(self) -> None:
-        """Refuse one request more than the limit.
+    def require_room(self, priority: Priority) -> None:
+        """Refuse one request of a class more than the limit.
 
         Raises:
             Overloaded: as many as allowed are being served.
         """
-        if self.running >= self.limit:
-            raise Overloaded(f"{self.running} requests are being served, the most allowed")
+        if (count := self.running[priority]) >= self.limit:
+            raise Overloaded(f"{count} requests are being served, the most allowed")
 
     @contextmanager
-    def serving(self, metrics: EdgeMetrics) -> Iterator[None]:
+    def serving(self, metrics: EdgeMetrics, priority: Priority) -> Iterator[None]:
         """Count one request while it is served."""
-        self.running += 1
+        self.running[priority] += 1
         metrics.running.inc()
         try:
             yield
         finally:
-            self.running -= 1
+            self.running[priority] -= 1
             metrics.running.dec()
 
 
@@ -69,7 +71,7 @@ class Answer:
     async def tokens(self) -> AsyncGenerator[TokenView]:
         """Yield tokens with their text until the answer is finished, and keep the metrics of it."""
         failure = "cancelled"
-        with self.load.serving(self.metrics):
+        with self.load.serving(self.metrics, self.generation.state.claim.priority):
             try:
                 async with aclosing(self.generation.tokens()) as tokens:
                     async for token in tokens:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from services.edge.answer import Answer, Load
+from services.edge.callers import Caller
 from services.edge.chain import Chain
 from services.edge.chances import RANKS, Chances
 from services.edge.cloud_client import CloudClient
@@ -31,10 +32,11 @@ from services.edge.verified import Verified
 from services.edge.wishes import on_the_wire, require_fitting, sampling_of
 from shared.decoding.sampling import SAMPLER_VERSION, SamplingParameters
 from shared.decoding.sequence import Sequence
-from shared.errors import CloudLost, Invalid, TandemError, Unfit
-from shared.protocol.messages import Codec, Opening
+from shared.errors import CloudLost, Forbidden, Invalid, TandemError, Unfit
+from shared.protocol.messages import Codec, Opening, Sampling
 from shared.runtime.background import Background
 from shared.runtime.model_thread import ModelThread
+from shared.runtime.work import Claim
 
 # How tokens are chosen, as exits are calibrated.
 Kind = Literal["greedy", "sampled"]
@@ -103,28 +105,38 @@ class Answering:
         fits = self.cloud.link.unfit is None
         return ("standalone", "collaborative") if fits else ("standalone",)
 
-    async def answer(self, request: GenerateRequest) -> Answer:
+    async def answer(self, request: GenerateRequest, caller: Caller) -> Answer:
         """Check a request against this deployment and get it ready; nothing runs before
         `Answer.tokens`.
 
         Raises:
+            Forbidden: the caller may not ask for this priority.
             Invalid: a field is out of this model's or deployment's range.
             Overloaded: as many requests as allowed are running.
             CloudLost, Unfit: the mode promises the full model's text and no cloud is there.
         """
         began = time.perf_counter()
+        claim = Claim(caller.client, request.parameters.priority)
         try:
-            self.load.require_room()
+            if claim.urgent and not caller.may_overtake:
+                raise Forbidden(
+                    "parameters.priority is emergency: no key that may ask for it was sent "
+                    "(`Authorization: Bearer`)",
+                    field="parameters.priority",
+                )
+            self.load.require_room(claim.priority)
             # Tokenizing a body of the largest size takes seconds: the event loop goes on meanwhile.
             ids = await asyncio.to_thread(self.text.encode, request.inputs)
-            self.load.require_room()
-            return self._prepare(request, ids, began)
+            self.load.require_room(claim.priority)
+            return self._prepare(request, ids, claim, began)
         except TandemError as error:
             self.metrics.failures.labels(reason=error.code).inc()
             self.metrics.refused(error)
             raise
 
-    def _prepare(self, request: GenerateRequest, ids: list[int], began: float) -> Answer:
+    def _prepare(
+        self, request: GenerateRequest, ids: list[int], claim: Claim, began: float
+    ) -> Answer:
         parameters = request.parameters
         rules = self._rules(parameters)
         self._check_length(ids, request)
@@ -133,9 +145,10 @@ class Answering:
         sequence = Sequence(
             ids, max_new_tokens=parameters.max_new_tokens, eos_ids=self.text.eos_ids
         )
-        uplink = self._uplink(rules, parameters, sequence, sampling, seed)
+        opening = self._opening(rules, parameters, sequence, on_the_wire(sampling, seed), claim)
+        uplink = self._uplink(opening, sequence, sampling)
         decoder = self.text.decoder(parameters.stop)
-        state = self.engine.new_state()
+        state = self.engine.new_state(claim)
         generation = Generation(
             sequence=sequence,
             rules=rules,
@@ -205,18 +218,18 @@ class Answering:
                 field="parameters.max_new_tokens",
             )
 
-    def _uplink(
+    def _opening(
         self,
         rules: Rules,
         parameters: Parameters,
         sequence: Sequence,
-        sampling: SamplingParameters,
-        seed: int,
-    ) -> Uplink | None:
-        if rules.mode == "standalone" or self.cloud is None:
+        sampling: Sampling,
+        claim: Claim,
+    ) -> Opening | None:
+        if rules.mode == "standalone":
             return None
         by_ids = rules.mode == "cloud" or parameters.verify == "ids"
-        opening = Opening(
+        return Opening(
             fingerprint=self.identity.fingerprint,
             trunk_format=self.identity.compute_format,
             sampler_version=SAMPLER_VERSION,
@@ -226,13 +239,21 @@ class Answering:
             codec=parameters.codec or self.defaults.codec,
             prompt_tokens=sequence.prompt_tokens,
             max_positions=sequence.prompt_tokens + parameters.max_new_tokens,
-            sampling=on_the_wire(sampling, seed),
+            sampling=sampling,
+            client=claim.client,
+            priority=claim.priority,
         )
+
+    def _uplink(
+        self, opening: Opening | None, sequence: Sequence, sampling: SamplingParameters
+    ) -> Uplink | None:
+        if opening is None or self.cloud is None:
+            return None
         shape = self.engine.model.shape
         session = secrets.token_hex(16)
         cloud = self.cloud
         way = (cloud.client, cloud.link, self.metrics, cloud.background)
-        if rules.mode != "verified":
+        if opening.mode != "verified":
             chain = Chain(session, opening, hidden=shape.hidden, vocab=shape.vocab)
             return Uplink(chain, *way)
         drafts = Drafts(

@@ -17,7 +17,7 @@ from services.edge.state import EdgeState, forward
 from shared.decoding.sampling import PrefixState, Ranking, SamplingParameters, rank
 from shared.errors import ComputeError
 from shared.model import Lineage, Segment, SpanModel, Tree, is_line
-from shared.runtime.work import Failed
+from shared.runtime.work import Claim, Failed
 
 # Rows a session may leave behind before they are brought up whatever the exit at s says: what they
 # cost then is a step's, and their states take memory.
@@ -85,6 +85,11 @@ class Drafting:
     states: list[Tensor] = field(default_factory=list)
     rankings: list[Ranking | None] = field(default_factory=list)
     exits: list[int] = field(default_factory=list)
+
+    @property
+    def claim(self) -> Claim:
+        """The session's."""
+        return self.state.claim
 
     @property
     def rows(self) -> int:

@@ -17,7 +17,7 @@ from services.edge.state import EdgeState, forward
 from shared.decoding.sampling import Choice, PrefixState, SamplingParameters, sample
 from shared.errors import ComputeError
 from shared.model import Segment, SpanModel
-from shared.runtime.work import Failed
+from shared.runtime.work import Claim, Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,11 @@ class Proposing:
     charge: int = 1
 
     @property
+    def claim(self) -> Claim:
+        """The session's."""
+        return self.state.claim
+
+    @property
     def rows(self) -> int:
         """Rows still to run: new tokens, then, where the exit at the split was not sure, every
         position left behind there."""
@@ -87,9 +92,9 @@ class EdgeEngine:
         self.depth = model.span.stop
         self.max_rows = max_rows
 
-    def new_state(self) -> EdgeState:
-        """Empty state for one session."""
-        return EdgeState(self.model.new_cache())
+    def new_state(self, claim: Claim | None = None) -> EdgeState:
+        """Empty state for one session, run on behalf of `claim`."""
+        return EdgeState(self.model.new_cache(), claim=claim or Claim())
 
     def step(self, batch: Sequence[tuple[EdgeWork, int]]) -> list[EdgeResult | Failed | None]:
         """Run each work by its allotted rows; see `shared.runtime.work.Engine`."""

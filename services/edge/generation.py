@@ -189,6 +189,8 @@ class Generation:
     def _append(self, token: Token) -> None:
         self._unrun.append(token.id)
         self.sequence.append(token.id)
+        # Before the user can know: whoever asks again at once is alone then.
+        self.state.claim.live = not self.sequence.finished
 
     def _may_wait(self, newest: Token) -> int:
         """How many of the tokens held may wait for the cloud's next answer, `newest` being the
@@ -232,4 +234,5 @@ class Generation:
         )
 
     def _release(self) -> None:
+        self.state.claim.live = False
         self.thread.post(self.state.cache.close)

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from services.edge.answer import Load
 from services.edge.answering import Answering, CloudSide, Defaults, Identity
+from services.edge.callers import Callers
 from services.edge.chances import Chances, untuned_chances
 from services.edge.cloud_client import CloudClient
 from services.edge.controller import Controller, Measured
@@ -34,6 +35,7 @@ from shared.model import Manifest, SpanModel
 from shared.protocol.version import PROTOCOL_VERSION
 from shared.runtime.background import Background
 from shared.runtime.model_thread import ModelThread
+from shared.runtime.schedule import Schedule
 from shared.web import errors, serving
 from shared.web.metrics import Gauges
 from shared.web.middleware import BodyLimit, RequestId
@@ -79,6 +81,7 @@ def create_app(
         controller=_controller(settings, manifest),
         chances={kind: _chances(model, manifest.split, kind) for kind in ("greedy", "sampled")},
     )
+    callers = Callers(settings.emergency_digests)
     link = cloud.side.link if cloud else None
     metrics.show(exits=sorted(model.exits), link=link)
     shown = _shown(settings, manifest)
@@ -97,7 +100,7 @@ def create_app(
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(RequestId)
     app.include_router(observation_routes(registry, lambda: (True, shown | _state(answering))))
-    app.include_router(Surface(answering, settings.heartbeat_seconds).routes())
+    app.include_router(Surface(answering, callers, settings.heartbeat_seconds).routes())
     return app
 
 
@@ -141,14 +144,21 @@ def _thread(
     thread: ModelThread[EdgeWork, EdgeResult] = ModelThread(
         engine,
         name="edge-engine",
-        max_rows=settings.max_step_rows,
-        stretch=settings.step_stretch,
+        schedule=Schedule(
+            settings.max_step_rows,
+            stretch=settings.step_stretch,
+            beside=settings.beside_emergency_rows,
+            patience=settings.patience_seconds,
+        ),
         max_waiting=settings.max_requests,
         on_step=metrics.stepped,
-        on_start=metrics.queue.observe,
+        on_start=metrics.started,
     )
-    model = engine.model
-    metrics.read_from(Gauges(lambda: thread.waiting, lambda: model.kv_bytes, settings.kv_bytes))
+    model, budget = engine.model, settings.kv_bytes
+    gauges = Gauges(
+        lambda: thread.waiting, lambda c: thread.waiting_as(c), lambda: model.kv_bytes, budget
+    )
+    metrics.read_from(gauges)
     return thread
 
 
@@ -163,8 +173,9 @@ class _Cloud:
 def _cloud_side(settings: Settings, transport: httpx.AsyncBaseTransport | None) -> _Cloud | None:
     if not settings.cloud_url:
         return None
-    # Each session may hold an upload and a need at once, and each keeps its connection.
-    connections = 2 * settings.max_requests + 1
+    # Each session may hold an upload and a need at once, and each keeps its connection; besides as
+    # many requests as usual there may be as many emergencies.
+    connections = 4 * settings.max_requests + 1
     limits = httpx.Limits(
         max_connections=connections,
         max_keepalive_connections=connections,

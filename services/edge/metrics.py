@@ -24,7 +24,7 @@ CODECS = ("fp32", "fp16", "int8", "ids")
 # Codes of `shared.errors` a request can end with, and its user leaving.
 FAILURES = (
     "invalid", "overloaded", "out_of_memory", "cloud_lost", "mismatch", "compute", "codec_range",
-    "internal", "cancelled",
+    "internal", "cancelled", "forbidden",
 )  # fmt: skip
 REQUEST_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120)
 

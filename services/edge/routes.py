@@ -16,6 +16,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 
 from services.edge.answer import Answer
 from services.edge.answering import Answering
+from services.edge.callers import Callers
 from services.edge.schemas import GenerateRequest, TokenView
 from shared.errors import TandemError
 from shared.runtime.background import Background
@@ -28,9 +29,12 @@ PAGE = Path(__file__).parent / "static" / "index.html"
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """What the routes need: who answers, and the silence after which a stream carries a comment."""
+    """What the routes need: who answers, who tells callers apart, and the silence after which a
+    stream carries a comment.
+    """
 
     answering: Answering
+    callers: Callers
     heartbeat_seconds: float
     background: Background = field(default_factory=Background)
 
@@ -49,7 +53,9 @@ class Surface:
         """Answer a prompt; with `stream`, as server-sent events of text-generation-inference's
         shape.
         """
-        answer = await self.answering.answer(body)
+        address = request.client.host if request.client else None
+        caller = self.callers.identify(request.headers.get("authorization"), address)
+        answer = await self.answering.answer(body, caller)
         if not body.stream:
             return await self._whole(body, answer, request)
         tokens = answer.tokens()

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.edge.policy import MOST_HELD, Mode, OnCloudLoss
 from shared.protocol.messages import Codec
+from shared.runtime.work import Priority
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -15,6 +16,12 @@ REPAIR = (
     "Only in mode `collaborative`: kept tokens not yet emitted are replaced where the catch-up "
     f"pass disagrees. Up to {MOST_HELD} wait for the cloud's next answer, so the text comes that "
     "much later; older ones, and those at the end of the text, are emitted as they are."
+)
+
+PRIORITY = (
+    "`emergency` overtakes on the edge and in the cloud: others wait for their next token, up to a "
+    "bound, and go on where they were. Only with a key that may ask for it, sent as "
+    "`Authorization: Bearer`; otherwise 403."
 )
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
@@ -40,6 +47,7 @@ class Parameters(BaseModel):
     repair: Annotated[bool, Field(description=REPAIR)] = False
     verify: Literal["states", "ids"] | None = None  # what of a draft goes up, in `verified`
     on_cloud_loss: OnCloudLoss | None = None  # the mode's own when not given
+    priority: Annotated[Priority, Field(description=PRIORITY)] = "normal"
     details: bool = False
 
 

@@ -2,6 +2,8 @@
 handed down.
 """
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
@@ -64,8 +66,15 @@ class Settings(BaseSettings):
     # How many times longer a step may take for a long prompt's rows beside others' tokens: those
     # come so much later while it lasts, and the prompt takes the longer the less this is.
     step_stretch: float = Field(default=1.8, gt=1)
-    # Requests served at once, beyond which new ones get 503.
+    # Rows of a step that others' tokens may have while an emergency is being served.
+    beside_emergency_rows: int = Field(default=4, ge=1)
+    # Seconds after which whoever waits is in the next step, whatever else there is.
+    patience_seconds: float = Field(default=1.0, gt=0)
+    # Requests served at once, beyond which new ones get 503; as many emergencies besides.
     max_requests: int = Field(default=64, ge=1)
+    # Who may ask for `priority: emergency`: SHA-256 digests (hexadecimal, with commas between) of
+    # the keys sent as `Authorization: Bearer`; empty allows nobody.
+    emergency_keys: str = Field(default="", repr=False)
     # Bytes for the KV of all requests together.
     kv_bytes: int = Field(default=4 * 1024**3, ge=1)
     # Largest request body, in bytes.
@@ -98,9 +107,26 @@ class Settings(BaseSettings):
             raise ValueError(f"{url!r} is no URL such as http://cloud:8001")
         return url
 
+    @field_validator("emergency_keys")
+    @classmethod
+    def _digests(cls, keys: str) -> str:
+        """Digests only; what is none may be a key, and is not repeated."""
+        if not all(re.fullmatch("[0-9a-fA-F]{64}", digest) for digest in _listed(keys)):
+            raise ValueError("not SHA-256 digests in hexadecimal (64 digits), with commas between")
+        return keys
+
+    @property
+    def emergency_digests(self) -> frozenset[bytes]:
+        """`emergency_keys` as bytes, 32 each."""
+        return frozenset(map(bytes.fromhex, _listed(self.emergency_keys)))
+
     @model_validator(mode="after")
     def _mode_that_can_be_served(self) -> Self:
         """Refuse a default mode that needs the cloud where none is named; unasked, it follows."""
         if not self.cloud_url and "mode" in self.model_fields_set and self.mode != "standalone":
             raise ValueError(f"mode {self.mode} needs a cloud_url; without one it is `standalone`")
         return self
+
+
+def _listed(text: str) -> Sequence[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]

@@ -10,17 +10,18 @@ from torch import Tensor
 
 from shared.errors import Abandoned, OutOfMemory
 from shared.model import KVCache, Segment, SpanModel
-from shared.runtime.work import Failed
+from shared.runtime.work import Claim, Failed
 
 
 @dataclass(slots=True)
 class EdgeState:
-    """KV of [0, e), and the states [T, H] of the last rows, which have not yet gone beyond the
-    split.
+    """KV of [0, e), the states [T, H] of the last rows, which have not yet gone beyond the split,
+    and on whose behalf they are run.
     """
 
     cache: KVCache
     behind: list[Tensor] = field(default_factory=list)
+    claim: Claim = field(default_factory=Claim)
 
     @property
     def left_behind(self) -> int:

@@ -19,6 +19,7 @@ from shared.protocol.version import (
     MAX_SESSION_ID,
     MAX_VOCABULARY,
 )
+from shared.runtime.work import Priority
 
 # Types are strict field by field: pydantic's strict mode for a whole dataclass would refuse the
 # plain maps of the wire.
@@ -34,6 +35,8 @@ Tokens = Annotated[tuple[TokenId, ...], Field(max_length=MAX_BLOCK_TOKENS)]
 Seconds = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True, max_length=4096)]
 Codec = Literal["fp32", "fp16", "int8"]
+# Which of its callers an edge asks for; it says nothing of them, and nothing to another edge.
+ClientTag = Annotated[str, Field(strict=True, max_length=32, pattern=r"^[0-9a-f]*$")]
 CloudMode = Literal["collaborative", "verified", "cloud", "split"]
 
 
@@ -105,6 +108,8 @@ class Opening:
     prompt_tokens: Annotated[int, Field(strict=True, ge=1)]
     max_positions: Annotated[int, Field(strict=True, ge=1)]  # prompt and output together
     sampling: Sampling
+    client: ClientTag = ""  # whom the cloud counts shares of its engine for
+    priority: Priority = "normal"
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID_EXTRA
 

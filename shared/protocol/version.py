@@ -4,7 +4,7 @@ Any change of a message's meaning or layout raises `PROTOCOL_VERSION`; a peer of
 refused.
 """
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 MEDIA_TYPE = "application/msgpack"
 

@@ -1,27 +1,31 @@
 """One thread owns one engine; the event loop submits work and waits.
 
-Steps are formed continuously: whatever waits when a step ends goes into the next one, oldest first,
-within a budget of rows; a long prompt is run in chunks beside everybody else's single tokens. Knows
-nothing of models, sessions or HTTP.
+Steps are formed continuously: whatever waits when a step ends may go into the next one; who does,
+and with how many rows, is a `Schedule`'s choice. A work left out is parked at a token boundary, its
+KV kept. Knows nothing of models, sessions or HTTP.
 """
 
 import asyncio
-import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from shared.errors import Overloaded
-from shared.runtime.line import Line
-from shared.runtime.work import Completed, Engine, Failed, Work
-
-# A work of fewer rows is somebody's next token, or drafts for it; a longer one is a prompt.
-SHORT = 16
+from shared.runtime.schedule import Schedule, is_short
+from shared.runtime.work import (
+    PRIORITIES,
+    Claim,
+    Completed,
+    Engine,
+    Failed,
+    Priority,
+    Stepped,
+    Work,
+)
 
 W = TypeVar("W", bound=Work)
 R = TypeVar("R")
@@ -33,6 +37,7 @@ class _Entry(Generic[W, R]):
     loop: asyncio.AbstractEventLoop
     done: "asyncio.Future[Completed[R]]"
     submitted: float
+    since: float
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
     started: bool = False
@@ -42,6 +47,16 @@ class _Entry(Generic[W, R]):
         """Whether nobody waits for it any more."""
         return self.done.cancelled()
 
+    @property
+    def claim(self) -> Claim:
+        """See `schedule.Waiting`."""
+        return self.work.claim
+
+    @property
+    def rows(self) -> int:
+        """See `schedule.Waiting`."""
+        return self.work.rows
+
 
 @dataclass(slots=True)
 class ModelThread(Generic[W, R]):
@@ -50,26 +65,22 @@ class ModelThread(Generic[W, R]):
     Args:
         engine: runs only on this thread.
         name: of the thread, for stack dumps.
-        max_rows: row budget of one step; a single work is never starved by it.
-        max_waiting: works queued or running beyond which `run` raises `Overloaded`.
-        stretch: how many times longer a step may take for the rows of a long work beside short
-            ones, as measured; a token of theirs comes that much later while it lasts.
+        schedule: forms the steps; used on this thread only.
+        max_waiting: works of a class queued or running beyond which `run` raises `Overloaded`.
         on_start: called on the thread when a work begins, with the seconds it waited.
-        on_step: called on the thread after every step with (seconds, rows, works); must be quick
-            and thread-safe.
+        on_step: called on the thread after every step; must be quick and thread-safe.
     """
 
     engine: Engine[W, R]
     name: str
-    max_rows: int
+    schedule: Schedule
     max_waiting: int
-    on_step: Callable[[float, int, int], None] | None = None
-    on_start: Callable[[float], object] | None = None
-    stretch: float = math.inf
-    _rows: Line = field(default_factory=Line)
+    on_step: Callable[[Stepped], None] | None = None
+    on_start: Callable[[float, Priority], object] | None = None
     _entries: "deque[_Entry[W, R]]" = field(default_factory=deque)
     _errands: "list[Callable[[], None]]" = field(default_factory=list)
     _wake: threading.Condition = field(default_factory=threading.Condition)
+    _parked: int = 0
     _closed: bool = False
     _thread: threading.Thread | None = None
 
@@ -93,7 +104,14 @@ class ModelThread(Generic[W, R]):
     @property
     def waiting(self) -> int:
         """Works queued or running."""
-        return sum(not entry.cancelled for entry in self._entries.copy())
+        return len(self._waiting())
+
+    def waiting_as(self, priority: Priority) -> int:
+        """Those of them of one class."""
+        return sum(entry.claim.priority == priority for entry in self._waiting())
+
+    def _waiting(self) -> "list[_Entry[W, R]]":
+        return [entry for entry in self._entries.copy() if not entry.cancelled]
 
     async def run(self, work: W) -> Completed[R]:
         """Queue `work` and wait for its result; see `submit`."""
@@ -107,11 +125,12 @@ class ModelThread(Generic[W, R]):
             Overloaded: the queue is full or the thread is closing.
         """
         loop = asyncio.get_running_loop()
-        entry = _Entry(work, loop, loop.create_future(), time.perf_counter())
+        now = time.perf_counter()
+        entry = _Entry(work, loop, loop.create_future(), now, now)
         with self._wake:
             if self._closed:
                 raise _closing()
-            if (waiting := self.waiting) >= self.max_waiting:
+            if (waiting := self.waiting_as(work.claim.priority)) >= self.max_waiting:
                 raise Overloaded(f"{waiting} works are waiting, the most allowed")
             self._entries.append(entry)
             self._wake.notify()
@@ -132,10 +151,13 @@ class ModelThread(Generic[W, R]):
                 for entry, _ in batch:
                     if not entry.started:
                         self._start(entry, began)
+                shares = [(entry.claim, rows, is_short(entry.rows)) for entry, rows in batch]
                 outcomes = self._step(batch)
-                seconds = time.perf_counter() - began
-                self._rows.take(sum(rows for _, rows in batch), seconds)
-                self._charge(batch, seconds)
+                ended = time.perf_counter()
+                self.schedule.ran(shares, ended - began, ended)
+                self._charge(batch, ended - began)
+                for entry, _ in batch:
+                    entry.since = ended
                 self._settle(batch, outcomes)
         finally:
             # Also when a mistake of ours ends the thread: nobody may wait for it for ever.
@@ -145,46 +167,26 @@ class ModelThread(Generic[W, R]):
         entry.started = True
         entry.queue_seconds = now - entry.submitted
         if self.on_start is not None:
-            self.on_start(entry.queue_seconds)
+            self.on_start(entry.queue_seconds, entry.claim.priority)
 
     def _next_batch(self) -> "list[tuple[_Entry[W, R], int]] | None":
         with self._wake:
             while not self._closed:
                 self._entries = deque(e for e in self._entries if not e.cancelled)
                 self._run_errands()
-                if self._entries:
-                    return self._allot()
-                self._wake.wait()
+                now = time.perf_counter()
+                if not self._entries:
+                    self._wake.wait()
+                elif (seconds := self.schedule.hold(self._entries, now)) > 0:
+                    self._wake.wait(seconds)
+                else:
+                    return self._share(now)
             return None
 
-    def _allot(self) -> "list[tuple[_Entry[W, R], int]]":
-        """Share the budget out: a row each, so that nobody's single token waits for a long prompt;
-        then the short works have theirs; what is left goes to the oldest, so that prompts finish
-        one after the other.
-        """
-        entries = list(islice(self._entries, self.max_rows))
-        left = self.max_rows - len(entries)
-        wanted = [entry.work.rows - 1 for entry in entries]
-        given = [0] * len(entries)
-        short = [n for n, more in enumerate(wanted) if more < SHORT]
-        long = [n for n, more in enumerate(wanted) if more >= SHORT]
-        for part in (short, long):
-            if part is long and short:
-                left = min(left, self._room(len(entries) + sum(given)))
-            for n in part:
-                given[n] = min(wanted[n], left)
-                left -= given[n]
-        return [(entry, 1 + more) for entry, more in zip(entries, given, strict=True)]
-
-    def _room(self, rows: int) -> int:
-        """Rows that may join so many without the step taking more than `stretch` times as long;
-        where nothing is known yet, all there are.
-        """
-        if not self._rows.slope or self.stretch == math.inf:
-            return self.max_rows
-        # A line through steps of many rows may say that few take less than nothing.
-        seconds = max(0.0, self._rows.at(rows))
-        return int((self.stretch - 1) * seconds / self._rows.slope)
+    def _share(self, now: float) -> "list[tuple[_Entry[W, R], int]]":
+        shares = self.schedule.share(self._entries, now)
+        self._parked = shares.count(0)
+        return [(entry, rows) for entry, rows in zip(self._entries, shares, strict=True) if rows]
 
     def _step(self, batch: "list[tuple[_Entry[W, R], int]]") -> Sequence[R | Failed | None]:
         try:
@@ -200,7 +202,10 @@ class ModelThread(Generic[W, R]):
             if charged:
                 entry.compute_seconds += seconds * entry.work.charge / charged
         if self.on_step is not None:
-            self.on_step(seconds, sum(rows for _, rows in batch), len(batch))
+            rows = dict.fromkeys(PRIORITIES, 0)
+            for entry, count in batch:
+                rows[entry.claim.priority] += count
+            self.on_step(Stepped(seconds, rows, self._parked))
 
     def _settle(
         self, batch: "list[tuple[_Entry[W, R], int]]", outcomes: Sequence[R | Failed | None]

@@ -3,9 +3,31 @@
 Work is counted in rows: one row is one token position through the linear layers of a step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
+
+# `emergency` overtakes; the others share.
+Priority = Literal["normal", "emergency"]
+PRIORITIES: tuple[Priority, ...] = ("normal", "emergency")
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """On whose behalf works are run: one object per session, the same in all its works.
+
+    `client` names whom shares of an engine are counted for. `live` is set to false, from any
+    thread, with the session's last token: nothing of it will come back.
+    """
+
+    client: str = ""
+    priority: Priority = "normal"
+    live: bool = True
+
+    @property
+    def urgent(self) -> bool:
+        """Whether it overtakes."""
+        return self.priority == "emergency"
 
 
 class Work(Protocol):
@@ -16,6 +38,11 @@ class Work(Protocol):
     @property
     def rows(self) -> int:
         """Rows still to run; at least 1 until the work is complete."""
+        ...
+
+    @property
+    def claim(self) -> Claim:
+        """For whom it is."""
         ...
 
     @property
@@ -60,3 +87,14 @@ class Completed(Generic[R]):
     value: R
     compute_seconds: float
     queue_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """A step that has ended: how long it took, its rows by class, and the works that waited and
+    were left out of it.
+    """
+
+    seconds: float
+    rows: Mapping[Priority, int]
+    parked: int

@@ -4,10 +4,12 @@ its users change a prefix. Labels come from enums only; nothing here names a ses
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from shared.errors import Overloaded, TandemError
+from shared.runtime.work import PRIORITIES, Priority, Stepped
 
 WAIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -18,11 +20,12 @@ REFUSALS = ("overloaded", "out_of_memory")
 class Gauges:
     """Where the gauges are read when Prometheus asks.
 
-    `waiting` counts works queued or in a step; `kv_bytes` of `kv_budget_bytes` are in use (a budget
-    of None has no end, and the ratio is 0).
+    `waiting` counts works queued or in a step, `waiting_as` those of a class; `kv_bytes` of
+    `kv_budget_bytes` are in use (a budget of None has no end, and the ratio is 0).
     """
 
     waiting: Callable[[], int]
+    waiting_as: Callable[[Priority], int]
     kv_bytes: Callable[[], int]
     kv_budget_bytes: int | None
 
@@ -37,10 +40,25 @@ class ServiceMetrics:
         self.waiting = Gauge(
             "tandem_num_requests_waiting", "Works queued or in a step", registry=registry
         )
+        self.waiting_as = Gauge(
+            "tandem_num_requests_waiting_by_priority",
+            "Works queued or in a step, by class",
+            ["priority"],
+            registry=registry,
+        )
         self.queue = Histogram(
             "tandem_request_queue_time_seconds",
-            "Time a work (a token's proposal, a pass) waited for its first step",
+            "Time a work (a token's proposal, a pass) waited for its first step, by class",
+            ["priority"],
             buckets=WAIT_SECONDS,
+            registry=registry,
+        )
+        self.rows = Counter(
+            "tandem_rows", "Rows run in engine steps, by class", ["priority"], registry=registry
+        )
+        self.parked = Counter(
+            "tandem_parked_steps",
+            "Engine steps a waiting work was left out of, counted for each",
             registry=registry,
         )
         self.compute = Counter(
@@ -61,12 +79,20 @@ class ServiceMetrics:
         )
         self.build = Info("tandem_build", "Version, model and formats served", registry=registry)
         expect(self.rejections, REFUSALS)
+        expect(self.queue, PRIORITIES)
+        expect(self.rows, PRIORITIES)
 
-    def stepped(self, seconds: float, rows: int, works: int) -> None:
+    def started(self, seconds: float, priority: Priority) -> None:
+        """Record how long a work waited for its first step."""
+        self.queue.labels(priority=priority).observe(seconds)
+
+    def stepped(self, step: Stepped) -> None:
         """Record one engine step."""
-        del works
-        self.compute.inc(seconds)
-        self.step_rows.observe(rows)
+        self.compute.inc(step.seconds)
+        self.step_rows.observe(sum(step.rows.values()))
+        for priority, rows in step.rows.items():
+            self.rows.labels(priority=priority).inc(rows)
+        self.parked.inc(step.parked)
 
     def refused(self, error: TandemError) -> None:
         """Record a refusal, if `error` is one for want of room."""
@@ -77,6 +103,9 @@ class ServiceMetrics:
         """Read the gauges from their sources when Prometheus asks."""
         budget = gauges.kv_budget_bytes
         self.waiting.set_function(gauges.waiting)
+        for priority in PRIORITIES:
+            read = partial(gauges.waiting_as, priority)
+            self.waiting_as.labels(priority=priority).set_function(read)
         self.kv_bytes.set_function(gauges.kv_bytes)
         self.kv_usage.set_function(lambda: gauges.kv_bytes() / budget if budget else 0.0)
 

@@ -23,8 +23,11 @@ BOTH = {
     "tandem_downlink_bytes_total": set(),
     "tandem_num_requests_running": set(),
     "tandem_num_requests_waiting": set(),
+    "tandem_num_requests_waiting_by_priority": {"priority"},
+    "tandem_rows_total": {"priority"},
+    "tandem_parked_steps_total": set(),
     "tandem_compute_seconds_total": set(),
-    "tandem_request_queue_time_seconds_count": set(),
+    "tandem_request_queue_time_seconds_count": {"priority"},
     "tandem_step_rows_count": set(),
     "tandem_kv_cache_bytes": set(),
     "tandem_kv_cache_usage_ratio": set(),
@@ -140,8 +143,8 @@ async def test_what_requests_and_sessions_came_to_is_counted_once(services: Serv
     details = [answer["details"] for answer in answers]
 
     def total(role: str, name: str) -> float:
-        (now,), (then,) = after[role][name], before[role][name]
-        return now.value - then.value
+        now, then = (sum(s.value for s in each[role][name]) for each in (after, before))
+        return now - then
 
     spent = sum(each["generated_tokens"] for each in details)
     assert total("edge", "tandem_request_prompt_tokens_count") == len(answers)

@@ -40,6 +40,7 @@ from shared.model import LayerSpan, SpanModel
 from shared.protocol.messages import Codec, Opening, Sampling
 from shared.runtime.background import Background
 from shared.runtime.model_thread import ModelThread
+from shared.runtime.schedule import Schedule
 from shared.web import errors
 from tests.support.faults import Fault, FaultyTransport
 from tests.support.toy_model import DEPTH, EDGE_DEPTH, SPLIT, VOCABULARY, WIDTH, ToyModel
@@ -70,7 +71,7 @@ async def toy_cloud(
     model = ToyModel(LayerSpan(0, DEPTH, DEPTH))
     engine = CloudEngine(cast(SpanModel, model))
     metrics = CloudMetrics(CollectorRegistry())
-    with ModelThread(engine, "toy-cloud", max_step_rows, 64) as thread:
+    with ModelThread(engine, "toy-cloud", Schedule(max_step_rows), 64) as thread:
         store = MemoryContexts(
             hidden=WIDTH,
             budget_bytes=budget_bytes,
@@ -138,7 +139,9 @@ async def run_case(case: Case, cloud: ToyCloud) -> Outcome:
     transport = FaultyTransport(httpx.ASGITransport(cloud.app), case.faults, cloud.forget)
     background = Background()
     async with AsyncExitStack() as stack:
-        thread: ModelThread[Any, Any] = stack.enter_context(ModelThread(engine, "toy-edge", 3, 64))
+        thread: ModelThread[Any, Any] = stack.enter_context(
+            ModelThread(engine, "toy-edge", Schedule(3), 64)
+        )
         http = await stack.enter_async_context(
             httpx.AsyncClient(transport=transport, base_url="http://cloud")
         )

@@ -21,6 +21,7 @@ from shared.protocol.messages import (
 )
 from shared.protocol.wire import canonical
 from shared.quantization import CodedRows
+from shared.runtime.work import Claim
 
 
 class Standing(Enum):
@@ -59,6 +60,7 @@ class Context:
         self.compute_seconds = 0.0
         self.near_ties = 0  # choices so close that another pass shape might make them otherwise
         self.turn = asyncio.Condition()  # held by whoever changes or computes on this context
+        self.claim = Claim(opening.client, opening.priority)
         self.users = 0
         self.last_used = 0.0
         self.counted = 0  # bytes the store has on its books for this context
@@ -125,6 +127,7 @@ class Context:
         self.digests += extend_all(self.digests[-1], (token,))
         self.tokens.append(token)
         self.judged = self.through
+        self.claim.live = self.claim.live and not self.ended
 
     def judge(self, position: int, chosen: int) -> None:
         """Record what the full model would have put at a position the edge decided."""

@@ -24,6 +24,7 @@ from shared.protocol.messages import Block, Fault, Report
 from shared.protocol.version import MEDIA_TYPE, PATH_BLOCKS, PATH_STREAM
 from shared.protocol.wire import decode, encode, frame_length
 from shared.runtime.model_thread import ModelThread
+from shared.runtime.schedule import Schedule
 from shared.web import errors
 from tests.support.toy_model import DEPTH, WIDTH, ToyCache, ToyModel
 from tests.support.toy_service import FINGERPRINT
@@ -142,7 +143,7 @@ async def served(
     model = WatchedModel(LayerSpan(start, DEPTH, DEPTH))
     engine = CloudEngine(cast(SpanModel, model))
     metrics = CloudMetrics(CollectorRegistry())
-    with ModelThread(engine, "test-cloud", 4, max_waiting) as thread:
+    with ModelThread(engine, "test-cloud", Schedule(4), max_waiting) as thread:
         store = MemoryContexts(
             hidden=WIDTH,
             budget_bytes=budget_bytes,

@@ -4,7 +4,7 @@ Knows the protocol and the toy model, not the code under test.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -81,5 +81,6 @@ def snapshot(context: Context) -> dict[str, object]:
     """Everything a context holds, as values that later changes do not reach."""
     kept = {k: v for k, v in vars(context).items() if k not in {"turn", "cache", "states"}}
     kept = {k: list(v) if isinstance(v, list) else v for k, v in kept.items()}
+    kept["claim"] = asdict(context.claim)
     log = context.states
     return kept | {"log": (log.end, bytes(log._payload), bytes(log._scales))}

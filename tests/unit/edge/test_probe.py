@@ -59,7 +59,7 @@ def test_a_cloud_that_holds_the_layers_above_the_split_fits(start: int) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"protocol_version": 1}, "protocol version: edge has 3, cloud has 1"),
+        ({"protocol_version": 1}, "protocol version: edge has 4, cloud has 1"),
         ({"fingerprint": "beef"}, "model fingerprint: edge has f00d, cloud has beef"),
         ({"depth": 13}, "depth: edge has 12, cloud has 13"),
         ({"span": [4, 12]}, "split: edge has 3, cloud has layers from 4"),

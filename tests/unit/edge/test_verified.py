@@ -23,7 +23,8 @@ from shared.decoding.sampling import Ranking, SamplingParameters
 from shared.errors import CloudLost, OutOfMemory
 from shared.model import LayerSpan
 from shared.runtime.model_thread import ModelThread
-from shared.runtime.work import Completed
+from shared.runtime.schedule import Schedule
+from shared.runtime.work import Claim, Completed
 from tests.support.toy_model import DEPTH, EDGE_DEPTH, SPLIT, ToyModel
 from tests.unit.edge.trees import new_drafts
 
@@ -45,6 +46,7 @@ class Neighbour:
     rows: int = 1
     charge: int = 1
     cache: Cache = field(default_factory=Cache)
+    claim: Claim = field(default_factory=Claim)
 
 
 @dataclass
@@ -123,7 +125,7 @@ def errand_done(thread: ModelThread[Any, Any]) -> None:
 async def test_no_step_meets_the_cache_of_a_text_that_was_left() -> None:
     """The model refuses such a step, and with it everybody else in it."""
     gate, uplink, cache = Gate(), QuietUplink(), Cache()
-    with ModelThread[Any, Any](gate, "gated", 8, 8) as thread:
+    with ModelThread[Any, Any](gate, "gated", Schedule(8), 8) as thread:
         neighbour = asyncio.create_task(thread.run(Neighbour()))
         assert await asyncio.to_thread(gate.running.wait, PATIENCE)
         text = verified(uplink, cache, thread).tokens()
@@ -147,7 +149,7 @@ async def test_a_loss_that_comes_with_the_last_tokens_is_told_after_them() -> No
     """With the drafts exhausted and nothing in flight, nothing else would end the wait."""
     model = ToyModel(LayerSpan(0, EDGE_DEPTH, DEPTH), {SPLIT: 0, EDGE_DEPTH: 0})
     engine = EdgeEngine(cast(Any, model), SPLIT, max_rows=8)
-    with ModelThread[Any, Any](engine, "toy", 8, 8) as thread:
+    with ModelThread[Any, Any](engine, "toy", Schedule(8), 8) as thread:
         making = verified(LastNews(), engine.new_state().cache, thread)
         making.pacing = Pacing(floor=2.0)  # no draft is worth running
         text = making.tokens()

@@ -55,6 +55,8 @@ openings = st.builds(
     prompt_tokens=st.integers(1, 2**40),
     max_positions=st.integers(1, 2**40),
     sampling=samplings,
+    client=st.text("0123456789abcdef", max_size=32),
+    priority=st.sampled_from(["normal", "emergency"]),
 )
 hidden_blocks = st.builds(
     HiddenBlock,
@@ -116,6 +118,8 @@ OPENING = Opening(
     prompt_tokens=2,
     max_positions=9,
     sampling=SAMPLING,
+    client="0badcafe",
+    priority="emergency",
 )
 STATES = HiddenBlock(
     codec="int8",

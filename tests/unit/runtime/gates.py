@@ -6,18 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shared.runtime.model_thread import ModelThread
-from shared.runtime.work import Failed
+from shared.runtime.schedule import Schedule
+from shared.runtime.work import Claim, Failed
 
 
 @dataclass(eq=False)
 class Job:
-    """`total` rows under a name; `failure` is how its last step ends."""
+    """`total` rows under a name, the last of its session unless its claim says otherwise; `failure`
+    is how its last step ends.
+    """
 
     name: str
     total: int
     failure: Exception | None = None
     done: int = 0
     charge: int = 1
+    claim: Claim = field(default_factory=lambda: Claim(live=False))
 
     @property
     def rows(self) -> int:
@@ -66,7 +70,7 @@ Runner = ModelThread[Job, str]
 
 
 def runner(gate: Gate, *, max_rows: int = 8, max_waiting: int = 64) -> Runner:
-    return ModelThread(gate, "test-engine", max_rows, max_waiting)
+    return ModelThread(gate, "test-engine", Schedule(max_rows), max_waiting)
 
 
 async def behind(gate: Gate, thread: Runner, jobs: Sequence[Job]) -> list["asyncio.Task[object]"]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -10,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import Overloaded
-from shared.runtime.model_thread import SHORT, ModelThread
-from shared.runtime.work import Completed
+from shared.runtime.model_thread import ModelThread
+from shared.runtime.schedule import SHORT, Schedule
+from shared.runtime.work import Claim, Completed, Stepped
 from tests.unit.runtime.gates import Gate, Job, Paced, Runner, behind, runner
 
 
@@ -27,23 +27,29 @@ async def test_a_long_prompt_runs_in_chunks_beside_everybody_elses_single_tokens
     ]
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
 @pytest.mark.parametrize(("stretch", "rows"), [(1.8, 16), (2.1, 22), (1.001, 0), (1e9, 197)])
 async def test_beside_others_tokens_a_prompt_stretches_a_step_only_so_far(
-    monkeypatch: pytest.MonkeyPatch, stretch: float, rows: int
+    monkeypatch: pytest.MonkeyPatch, stretch: float, rows: int, *, goes_on: bool
 ) -> None:
+    """So it does while they are away for a moment, and not when their texts have ended."""
     gate = Paced()
     monkeypatch.setattr("time.perf_counter", lambda: gate.now)
-    with ModelThread[Job, str](gate, "test-engine", 201, 64, stretch=stretch) as thread:
+    with ModelThread[Job, str](gate, "test-engine", Schedule(201, stretch), 64) as thread:
         for total in (1, 200, 3):
             await thread.run(Job("before", total))
             gate.rest()
         gate.open = False
-        jobs = [Job("prompt", 400), Job("a", 1), Job("b", 2)]
+        jobs = [Job("prompt", 400), Job("a", 1, claim=Claim(live=goes_on)), Job("b", 2)]
         await asyncio.gather(*await behind(gate, thread, jobs))
     beside = dict(gate.steps[1])
     assert (beside["a"], beside["b"]) == (1, 2)
     assert beside["prompt"] == 1 + rows
-    assert gate.steps[2] == [("prompt", 201)]  # alone it has the whole step
+    [(_, next_rows)] = gate.steps[2]
+    if not goes_on or stretch == 1e9:
+        assert next_rows == min(201, 400 - 1 - rows)  # alone it has the whole step
+    else:
+        assert next_rows <= 1 + rows
 
 
 async def test_steps_that_took_unlikely_times_leave_no_row_out(
@@ -52,12 +58,12 @@ async def test_steps_that_took_unlikely_times_leave_no_row_out(
     """Through these a line says that a few rows take less than nothing."""
     gate = Paced()
     monkeypatch.setattr("time.perf_counter", lambda: gate.now)
-    with ModelThread[Job, str](gate, "test-engine", 201, 64, stretch=1.8) as thread:
+    with ModelThread[Job, str](gate, "test-engine", Schedule(201, 1.8), 64) as thread:
         for total, late in ((1, -0.085), (200, 0.0), (1, -0.085), (150, -0.8)):
             gate.late = late
             await thread.run(Job("before", total))
             gate.rest()
-        assert thread._rows.at(4) < 0
+        assert thread.schedule.line.at(4) < 0
         gate.open = False
         jobs = [Job("prompt", 400), Job("a", 1), Job("b", 2)]
         await asyncio.gather(*await behind(gate, thread, jobs))
@@ -88,17 +94,20 @@ def test_every_step_keeps_the_budget_wastes_none_of_it_and_starves_nobody(
 
     asyncio.run(serve())
     left = dict(enumerate(rows))
-    for step in gate.steps[1:]:
+    waited = dict.fromkeys(left, 0)
+    for step_number, step in enumerate(gate.steps[1:], start=1):
         given_out = {int(name): share for name, share in step}
         assert sum(given_out.values()) == min(budget, sum(left.values()))
-        oldest = list(left)[:budget]
-        assert list(given_out) == oldest
-        # Everybody gets a row, and only the first get more: none while one before it wants more,
-        # the short before the long and then by age.
-        assert all(share >= 1 for share in given_out.values())
-        served = sorted(given_out, key=lambda n: left[n] > SHORT)
-        for before, after in pairwise(served):
-            assert given_out[before] == left[before] or given_out[after] == 1
+        # Tokens, whoever waits longest, then prompts, by age; none where one before wants more.
+        tokens = sorted((n for n in left if left[n] <= SHORT), key=lambda n: (waited[n], n))
+        prompts = [n for n in left if n not in tokens]
+        for order in (tokens, prompts):
+            for before, after in pairwise(order):
+                whole = given_out.get(before) == left[before]
+                assert whole or given_out.get(after, 0) == 0
+        if prompts:
+            assert given_out.get(prompts[0]) or waited[prompts[0]] >= step_number - len(rows)
+        waited |= dict.fromkeys(given_out, step_number)
         left = {n: r - given_out.get(n, 0) for n, r in left.items() if r > given_out.get(n, 0)}
     assert not left
 
@@ -232,13 +241,14 @@ async def test_closing_lets_the_step_end_and_refuses_the_rest() -> None:
 
 
 async def test_shares_of_a_steps_time_add_up_to_it() -> None:
-    seconds: list[float] = []
+    steps: list[Stepped] = []
     gate = Gate(open=False)
-    note: Callable[[float, int, int], None] = lambda spent, rows, works: seconds.append(spent)  # noqa: E731
-    with ModelThread(gate, "test-engine", 8, 64, note) as thread:
+    with ModelThread(gate, "test-engine", Schedule(8), 64, steps.append) as thread:
         tasks = await behind(gate, thread, [Job("a", 1), Job("b", 3), Job("long", 30)])
         results = [result for task in tasks if isinstance(result := await task, Completed)]
-    assert sum(r.compute_seconds for r in results) == pytest.approx(sum(seconds))
+    assert sum(r.compute_seconds for r in results) == pytest.approx(
+        sum(step.seconds for step in steps)
+    )
     by_name = {r.value: r for r in results}
     assert by_name["b"].compute_seconds > by_name["a"].compute_seconds
     assert all(r.queue_seconds >= 0 for r in results)

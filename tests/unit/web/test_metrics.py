@@ -31,19 +31,29 @@ def test_a_refusal_is_counted_only_where_room_is_what_was_missing(
 
 def test_gauges_are_read_when_asked_for() -> None:
     registry = CollectorRegistry()
-    held = {"waiting": 0, "bytes": 0}
+    held = {"waiting": 0, "normal": 0, "emergency": 0, "bytes": 0}
     ServiceMetrics(registry).read_from(
-        Gauges(lambda: held["waiting"], lambda: held["bytes"], kv_budget_bytes=400)
+        Gauges(
+            lambda: held["waiting"],
+            lambda priority: held[priority],
+            lambda: held["bytes"],
+            kv_budget_bytes=400,
+        )
     )
-    held.update(waiting=3, bytes=100)
+    held.update(waiting=3, normal=2, emergency=1, bytes=100)
     assert value(registry, "tandem_num_requests_waiting") == 3
+    by_priority = "tandem_num_requests_waiting_by_priority"
+    assert value(registry, by_priority, priority="normal") == 2
+    assert value(registry, by_priority, priority="emergency") == 1
     assert value(registry, "tandem_kv_cache_bytes") == 100
     assert value(registry, "tandem_kv_cache_usage_ratio") == 0.25
 
 
 def test_a_budget_without_end_is_never_in_use() -> None:
     registry = CollectorRegistry()
-    ServiceMetrics(registry).read_from(Gauges(lambda: 0, lambda: 10, kv_budget_bytes=None))
+    ServiceMetrics(registry).read_from(
+        Gauges(lambda: 0, lambda _: 0, lambda: 10, kv_budget_bytes=None)
+    )
     assert value(registry, "tandem_kv_cache_usage_ratio") == 0
 
 
