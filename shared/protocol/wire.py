@@ -8,14 +8,25 @@ that says which.
 
 import struct
 import zlib
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 import msgpack
 from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import Malformed, TooLarge
-from shared.protocol.messages import Block, Close, Fault, Message, Opening, Report
+from shared.protocol.messages import (
+    Block,
+    Close,
+    Disagreement,
+    Fault,
+    HiddenBlock,
+    Message,
+    Opening,
+    Pressure,
+    Report,
+    Sampling,
+)
 from shared.protocol.version import MAX_BLOCK_TOKENS, MAX_BLOCKS, PROTOCOL_VERSION
 
 MAGIC = b"TD"
@@ -30,19 +41,22 @@ _KINDS: dict[int, TypeAdapter[Any]] = {
     4: TypeAdapter(Fault),
 }
 _KIND_OF: dict[type, int] = {Block: 1, Report: 2, Close: 3, Fault: 4}
+_PARTS = (HiddenBlock, Sampling, Opening, Disagreement, Pressure)
+_FIELDS: dict[type, tuple[str, ...]] = {
+    kind: tuple(field.name for field in fields(kind)) for kind in (*_KIND_OF, *_PARTS)
+}
 
 
 def encode(message: Message) -> bytes:
     """Return the frame of `message`."""
-    payload: bytes = msgpack.packb(asdict(message), use_bin_type=True)
+    payload = _packed(message)
     framed = _HEADER.pack(MAGIC, PROTOCOL_VERSION, _KIND_OF[type(message)], len(payload)) + payload
     return framed + _TRAILER.pack(zlib.crc32(framed))
 
 
 def canonical(opening: Opening) -> bytes:
     """Return the bytes of an opening that both sides hash into the root digest."""
-    packed: bytes = msgpack.packb(asdict(opening), use_bin_type=True)
-    return packed
+    return _packed(opening)
 
 
 def frame_length(header: bytes, *, limit: int) -> int:
@@ -115,6 +129,18 @@ def decode_blocks(body: bytes, *, limit: int) -> list[Block]:
     if len({block.session for block in blocks}) > 1:
         raise Malformed("the blocks of a body belong to one session")
     return blocks
+
+
+def _packed(message: Message | Opening) -> bytes:
+    """A map of the fields in order, and so on downwards. `dataclasses.asdict` would copy every
+    value first: 30 us a message.
+    """
+    packed: bytes = msgpack.packb(_map(message), default=_map, use_bin_type=True)
+    return packed
+
+
+def _map(message: object) -> dict[str, object]:
+    return {name: getattr(message, name) for name in _FIELDS[type(message)]}
 
 
 def _unpack(payload: bytes) -> dict[str, Any]:
