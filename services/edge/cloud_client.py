@@ -8,8 +8,8 @@ cloud cannot do what the request asks.
 
 import json
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
 
 import httpx
 
@@ -56,6 +56,7 @@ class CloudClient:
 
     http: httpx.AsyncClient
     limit: int
+    _urls: dict[str, httpx.URL] = field(default_factory=dict)
 
     async def manifest(self) -> dict[str, object]:
         """What the cloud says it serves."""
@@ -76,7 +77,7 @@ class CloudClient:
         body = _body(blocks)
         traffic.bytes_up += len(body)
         with _mapped():
-            response = await self.http.post(PATH_BLOCKS, content=body, headers=_headers())
+            response = await self.http.send(self._request(PATH_BLOCKS, body))
         traffic.bytes_down += len(response.content)
         if response.status_code != httpx.codes.OK:
             raise _refusal(response.status_code, response.content, response.headers, self.limit)
@@ -87,9 +88,8 @@ class CloudClient:
         sent = _body(blocks)
         traffic.bytes_up += len(sent)
         with _mapped():
-            async with self.http.stream(
-                "POST", PATH_STREAM, content=sent, headers=_headers()
-            ) as response:
+            response = await self.http.send(self._request(PATH_STREAM, sent), stream=True)
+            async with aclosing(response):
                 if response.status_code != httpx.codes.OK:
                     body = await response.aread()
                     traffic.bytes_down += len(body)
@@ -107,9 +107,23 @@ class CloudClient:
     async def close(self, session: str) -> None:
         """Tell the cloud that a session is over."""
         with _mapped():
-            await self.http.post(
-                PATH_CLOSE, content=encode(Close(session=session)), headers=_headers()
-            )
+            await self.http.send(self._request(PATH_CLOSE, encode(Close(session=session))))
+
+    def _request(self, path: str, body: bytes) -> httpx.Request:
+        """A request as the client would build it, without what it would find out each time anew:
+        the URL, its default headers, and which of these are overridden.
+        """
+        url = self._urls.get(path)
+        if url is None:
+            url = self._urls[path] = self.http.build_request("POST", path).url
+        return httpx.Request(
+            "POST",
+            url,
+            headers=_headers(),
+            cookies=self.http.cookies or None,
+            content=body,
+            extensions={"timeout": self.http.timeout.as_dict()},
+        )
 
     def _complete(self, buffer: bytes) -> int | None:
         """Return the length of the first frame of `buffer` once it is all there."""

@@ -29,6 +29,7 @@ from services.edge.replicas import Replicas
 from services.edge.routes import Surface
 from services.edge.settings import Settings
 from services.edge.text import TextCodec
+from services.edge.transport import PooledTransport
 from shared import __version__, environment
 from shared.errors import BadModel
 from shared.model import Manifest, SpanModel
@@ -182,7 +183,8 @@ def _cloud_side(settings: Settings, transport: httpx.AsyncBaseTransport | None) 
         keepalive_expiry=IDLE_SECONDS,
     )
     if transport is None and not _proxied(settings.cloud_url):
-        transport = Replicas(httpx.AsyncHTTPTransport(limits=limits), _name(settings))
+        tls = httpx.create_ssl_context() if settings.cloud_url.startswith("https:") else None
+        transport = Replicas(PooledTransport(limits, tls), _name(settings))
     http = httpx.AsyncClient(
         base_url=settings.cloud_url,
         transport=transport,

@@ -121,12 +121,8 @@ def ranked(edge: str, replicas: Iterable[str]) -> list[str]:
 
 
 def _to(address: str, request: httpx.Request) -> httpx.Request:
-    """The same request to one address; `Host` and TLS still speak of the name."""
-    name = request.url.host
-    return httpx.Request(
-        request.method,
-        request.url.copy_with(host=f"[{address}]" if ":" in address else address),
-        headers=request.headers,
-        stream=request.stream,
-        extensions={"sni_hostname": name, **request.extensions},
-    )
+    """The same request to one address, as an extension the transport beneath knows: URL, `Host` and
+    TLS still speak of the name, and a second request and URL need not be made for every one.
+    """
+    request.extensions = {**request.extensions, "address": address}
+    return request
