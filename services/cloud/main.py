@@ -25,6 +25,7 @@ from shared.protocol.version import PROTOCOL_VERSION
 from shared.runtime.model_thread import ModelThread
 from shared.runtime.schedule import Schedule
 from shared.web import errors, serving
+from shared.web.direct import Direct
 from shared.web.metrics import Gauges
 from shared.web.middleware import BodyLimit, RequestId
 from shared.web.observe import observation_routes
@@ -82,10 +83,12 @@ def create_app(settings: Settings, model: SpanModel) -> FastAPI:
 
     app = FastAPI(title="Tandem cloud", lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
+    surface = Surface(completion, metrics, shown, settings.max_body_bytes)
+    app.add_middleware(Direct, posts=surface.posts())
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(RequestId)
     app.include_router(observation_routes(registry, lambda: (True, shown)))
-    app.include_router(Surface(completion, metrics, shown, settings.max_body_bytes).routes())
+    app.include_router(surface.routes())
     return app
 
 

@@ -20,6 +20,7 @@ from shared.protocol.version import (
     PATH_STREAM,
 )
 from shared.protocol.wire import decode, decode_blocks, encode
+from shared.web.direct import Endpoint
 from shared.web.errors import fault_of
 
 _OPERATION = {Want.NOTHING: "upload", Want.SOON: "catch_up", Want.NOW: "complete"}
@@ -40,10 +41,13 @@ class Surface:
         """Return the router."""
         router = APIRouter()
         router.add_api_route(PATH_MANIFEST, self.show_manifest, methods=["GET"])
-        router.add_api_route(PATH_BLOCKS, self.take_block, methods=["POST"])
-        router.add_api_route(PATH_STREAM, self.stream, methods=["POST"])
-        router.add_api_route(PATH_CLOSE, self.close, methods=["POST"])
+        for path, endpoint in self.posts().items():
+            router.add_api_route(path, endpoint, methods=["POST"])
         return router
+
+    def posts(self) -> dict[str, Endpoint]:
+        """The endpoints that take messages, by path."""
+        return {PATH_BLOCKS: self.take_block, PATH_STREAM: self.stream, PATH_CLOSE: self.close}
 
     async def show_manifest(self) -> Response:
         """What is served here, for an edge to check itself against."""

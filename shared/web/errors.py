@@ -50,8 +50,8 @@ def error_body(error: TandemError) -> dict[str, object]:
     return body
 
 
-def _on_tandem_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, TandemError)
+def answer_to(request: Request, error: TandemError) -> Response:
+    """The answer to a request that failed."""
     headers = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after))
@@ -62,6 +62,16 @@ def _on_tandem_error(request: Request, error: Exception) -> Response:
             encode(fault_of(error)), error.status, media_type=MEDIA_TYPE, headers=headers
         )
     return JSONResponse(error_body(error), error.status, headers=headers)
+
+
+def answer_to_nobody() -> Response:
+    """The answer to a request whose sender has gone."""
+    return Response(status_code=499)  # for the access log: nobody is left to read it
+
+
+def _on_tandem_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TandemError)
+    return answer_to(request, error)
 
 
 def _on_validation_error(request: Request, error: Exception) -> Response:
@@ -119,7 +129,7 @@ def _no_json() -> Response:
 
 
 def _on_disconnect(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # for the access log: nobody is left to read it
+    return answer_to_nobody()
 
 
 def _on_unforeseen(request: Request, error: Exception) -> Response:

@@ -29,7 +29,7 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = dict(scope["headers"]).get(_ID_HEADER, b"").decode("latin-1")
+        given = _header(scope, _ID_HEADER).decode("latin-1")
         usable = 0 < len(given) <= _LONGEST_ID and given.isascii() and given.isprintable()
         rid = given if usable else secrets.token_hex(8)
         token = request_id.set(rid)
@@ -62,7 +62,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        announced = _header(scope, b"content-length") or b"0"
         if announced.isdigit() and int(announced) > self._limit:
             await self._refuse(scope, receive, send)
             return
@@ -88,3 +88,12 @@ class BodyLimit:
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         error = TooLarge(f"the body is over the limit of {self._limit} bytes")
         await JSONResponse(error_body(error), error.status)(scope, receive, send)
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    """The last header of a name, in lower case; nothing where there is none."""
+    found = b""
+    for each, value in scope["headers"]:
+        if each == name:
+            found = value
+    return found
