@@ -2,21 +2,20 @@
 at `/`.
 """
 
-import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastapi import APIRouter, Request
-from starlette.background import BackgroundTask
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response
 
 from services.edge.answer import Answer
 from services.edge.answering import Answering
 from services.edge.callers import Callers
+from services.edge.events import EventStream, gone
 from services.edge.schemas import GenerateRequest, TokenView
 from shared.errors import TandemError
 from shared.runtime.background import Background
@@ -61,19 +60,18 @@ class Surface:
         tokens = answer.tokens()
         first = await anext(tokens)  # what fails before the first token is an HTTP status
         events = self._events(first, tokens, answer, with_details=body.parameters.details)
-        stream = self._with_heartbeat(events)
-        return StreamingResponse(
-            stream,
-            media_type="text/event-stream",
-            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-            background=BackgroundTask(stream.aclose),  # a client may hang up between two events
-        )
+        return EventStream(events, self.heartbeat_seconds, self.background)
 
     async def _whole(self, body: GenerateRequest, answer: Answer, request: Request) -> Response:
-        async with aclosing(answer.tokens()) as tokens:
-            async for _ in tokens:
-                if await request.is_disconnected():
-                    return Response(status_code=499)
+        # One task for the whole answer: to look for a hang-up at every token costs as much as it.
+        leaving = self.background.spawn(gone(request.receive))
+        try:
+            async with aclosing(answer.tokens()) as tokens:
+                async for _ in tokens:
+                    if leaving.done():
+                        return Response(status_code=499)
+        finally:
+            leaving.cancel()
         result: dict[str, object] = {"generated_text": answer.text}
         if body.parameters.details:
             result["details"] = answer.details().model_dump(mode="json")
@@ -100,25 +98,6 @@ class Surface:
                 _log.exception("a stream broke")
                 yield _sse({"error": "internal error", "error_type": "internal"})
 
-    async def _with_heartbeat(self, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-        """Put a comment into silence longer than the heartbeat; closing it ends the events'
-        task.
-        """
-        upcoming = asyncio.ensure_future(anext(events, None))
-        try:
-            while True:
-                done, _ = await asyncio.wait({upcoming}, timeout=self.heartbeat_seconds)
-                if not done:
-                    yield b": still working\n\n"
-                    continue
-                if (event := upcoming.result()) is None:
-                    return
-                yield event
-                upcoming = asyncio.ensure_future(anext(events, None))
-        finally:
-            # In a task of its own: every await of the one whose client hung up is cancelled.
-            self.background.spawn(_abandon(upcoming, events))
-
 
 def _event(token: TokenView, answer: Answer, *, with_details: bool) -> bytes:
     last = answer.finished
@@ -132,13 +111,7 @@ _LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 
 
 def _sse(body: object) -> bytes:
-    text = json.dumps(body, ensure_ascii=False).translate(_LINE_ENDS)
+    text = json.dumps(body, ensure_ascii=False)
+    if not text.isascii():
+        text = text.translate(_LINE_ENDS)
     return b"data: " + text.encode() + b"\n\n"
-
-
-async def _abandon(upcoming: "asyncio.Future[bytes | None]", events: AsyncGenerator[bytes]) -> None:
-    """Cancel what is awaited, then close the generator, so that both sides are released."""
-    upcoming.cancel()
-    with suppress(asyncio.CancelledError, StopAsyncIteration):
-        await upcoming
-    await events.aclose()
