@@ -110,8 +110,8 @@ class CloudClient:
             await self.http.send(self._request(PATH_CLOSE, encode(Close(session=session))))
 
     def _request(self, path: str, body: bytes) -> httpx.Request:
-        """A request as the client would build it, without what it would find out each time anew:
-        the URL, its default headers, and which of these are overridden.
+        """A request as the client would build it, but for its default headers and for what it would
+        find out anew each time: the URL, and which headers are overridden.
         """
         url = self._urls.get(path)
         if url is None:
@@ -151,10 +151,10 @@ def _body(blocks: Sequence[Block]) -> bytes:
     return b"".join(map(encode, blocks))
 
 
-def _headers() -> dict[str, str]:
-    headers = {"content-type": MEDIA_TYPE, "accept": MEDIA_TYPE}
+def _headers() -> list[tuple[bytes, bytes]]:
+    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"accept", MEDIA_TYPE.encode())]
     if (rid := request_id.get()) is not None:
-        headers[HEADER_REQUEST_ID] = rid
+        headers.append((HEADER_REQUEST_ID.encode(), rid.encode("latin-1")))
     return headers
 
 
