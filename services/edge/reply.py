@@ -45,9 +45,9 @@ class Reply:
         except httptools.HttpParserUpgrade as error:
             raise httpx.RemoteProtocolError("the server changes the protocol") from error
         except httptools.HttpParserError as error:
+            # What follows an answer that is whole has ended the connection's use by its begin.
             if not self.over:
                 raise httpx.RemoteProtocolError(f"no answer of HTTP/1.1: {error}") from error
-            self.reusable = False  # something follows an answer that is whole
         if self._framing > LONGEST_HEAD and not self.over:
             raise httpx.RemoteProtocolError(f"a head of more than {LONGEST_HEAD} bytes")
         if self.begun and self.version not in ("1.0", "1.1"):

@@ -120,7 +120,8 @@ def test_nobody_there_is_a_connection_error(on_loop: OnLoop) -> None:
     async def check() -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-        async with httpx.AsyncClient(transport=PooledTransport(httpx.Limits())) as client:
+        one = PooledTransport(httpx.Limits(max_connections=1))
+        async with httpx.AsyncClient(transport=one) as client:
             for host in ("127.0.0.1", "no.such.host.invalid"):
                 with pytest.raises(httpx.ConnectError):
                     await client.post(f"http://{host}:{port}/")

@@ -39,10 +39,10 @@ BROKEN: dict[str, bytes] = {
     "endless announcements": b"HTTP/1.1 103 Early\r\n\r\n" * (LONGEST_HEAD // 22 + 9),
     "an endless chunk size": HEAD
     + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1;"
-    + b"x" * (LONGEST_HEAD + 9),
+    + b"x" * (9 * LONGEST_HEAD),
     "endless trailers": HEAD
     + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n"
-    + b"A: b\r\n" * (LONGEST_HEAD // 6 + 9),
+    + b"A: b\r\n" * (9 * LONGEST_HEAD // 6),
 }
 
 
@@ -148,5 +148,41 @@ def test_an_answer_before_the_whole_request_is_given(
             assert (await client.post("/", content=b"x")).content == b"hi"
             server.peers[0].writer.transport.abort()
             server.peers.pop(0)
+
+    on_loop(check())
+
+
+LAST = ["longer than it says", "two answers", "garbage after it", "the last of its connection"]
+
+
+@pytest.mark.parametrize("answer", [WHOLE[name][0] for name in [*LAST, "of HTTP/1.0"]])
+def test_after_such_an_answer_the_connection_is_not_used_again(
+    on_loop: OnLoop, answer: bytes
+) -> None:
+    async def script(peer: Peer) -> None:
+        while await peer.request():
+            await peer.send(OK if peer.number else answer)
+
+    async def check() -> None:
+        async with talking(script) as (client, server):
+            for _ in range(2):
+                assert (await client.post("/", content=b"x")).content == b"hi"
+            assert len(server.peers) == 2
+            assert server.open == 1
+
+    on_loop(check())
+
+
+@pytest.mark.parametrize("answer", [BROKEN[name] for name in BROKEN if "endless" in name])
+def test_what_has_no_end_is_not_waited_for(on_loop: OnLoop, answer: bytes) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(answer)
+        await peer.reader.read()
+
+    async def check() -> None:
+        async with talking(script) as (client, _):
+            with pytest.raises(httpx.RemoteProtocolError):
+                await client.post("/", content=b"x")
 
     on_loop(check())
