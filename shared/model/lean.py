@@ -62,10 +62,9 @@ class LeanLayer:
         # Gemma 3 has the attribute and does not use it.
         capped = type(layer) is Gemma2DecoderLayer
         self._softcap: float | None = attention.attn_logit_softcapping if capped else None
-        self._project: Sequence[Map] = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self._project = _projection(attention)
         self._out: Map = attention.o_proj
-        self._gate: Map = mlp.gate_proj
-        self._up: Map = mlp.up_proj
+        self._halves = _halves(mlp)
         self._down: Map = mlp.down_proj
         self._activation: Map = mlp.act_fn
         self._before = _norm(layer.input_layernorm)
@@ -80,9 +79,7 @@ class LeanLayer:
 
     def __call__(self, hidden: Tensor, turn: Turn, rows: Rows) -> Tensor:
         """States [T, H] that enter the layer to those that leave it."""
-        normed = self._before(hidden)
-        made = torch.cat([project(normed) for project in self._project], dim=-1)
-        heads = made.view(len(hidden), -1, self._width)
+        heads = self._project(self._before(hidden)).view(len(hidden), -1, self._width)
         turning = self._queries + self._keys
         turned, values = heads[:, :turning], heads[:, turning:]
         if self._norms is not None:
@@ -101,9 +98,27 @@ class LeanLayer:
         )
         added = self._out(seen.reshape(len(hidden), -1))
         hidden = hidden + (added if self._after is None else self._after(added))
-        normed = self._between(hidden)
-        added = self._down(self._activation(self._gate(normed)) * self._up(normed))
+        gate, up = self._halves(self._between(hidden))
+        added = self._down(self._activation(gate) * up)
         return hidden + (added if self._end is None else self._end(added))
+
+
+def _projection(attention: Any) -> Map:
+    """Rows to their queries, keys and values side by side: one product where they are packed."""
+    if hasattr(attention, "qkv_proj"):
+        joined: Map = attention.qkv_proj
+        return joined
+    apart: Sequence[Map] = (attention.q_proj, attention.k_proj, attention.v_proj)
+    return lambda rows: torch.cat([project(rows) for project in apart], dim=-1)
+
+
+def _halves(mlp: Any) -> Callable[[Tensor], Sequence[Tensor]]:
+    """Rows to gate and up: one product where they are packed."""
+    if hasattr(mlp, "gate_up_proj"):
+        joined: Map = mlp.gate_up_proj
+        return lambda rows: joined(rows).chunk(2, dim=-1)
+    gate, up = mlp.gate_proj, mlp.up_proj
+    return lambda rows: (gate(rows), up(rows))
 
 
 def _norm(module: Any) -> Map:
@@ -118,6 +133,8 @@ def _norm(module: Any) -> Map:
     eps = float(module.variance_epsilon)
     if weight.dtype == torch.float32:
         return lambda rows: functional.rms_norm(rows, shape, weight, eps)
+    if weight.dtype == torch.bfloat16:  # of which torch computes in float32 by itself
+        return lambda rows: weight * functional.rms_norm(rows, shape, None, eps)
     return lambda rows: weight * functional.rms_norm(rows.float(), shape, None, eps).to(rows.dtype)
 
 

@@ -18,7 +18,7 @@ from shared.model.manifest import Manifest
 from shared.model.masks import Sight
 from shared.model.network import Network, Parts
 from shared.model.pool import Layout, Pool
-from shared.model.quantized import is_quantized
+from shared.model.quantized import holds_quanto
 from shared.model.ragged import (
     Segment,
     Stretch,
@@ -76,8 +76,7 @@ class SpanModel:
             else [None] * self.shape.depth
         )
         # quanto transposes int4 weights by a view, which inference mode forbids to their kind.
-        quantized = manifest is not None and is_quantized(manifest.compute_format)
-        self._ungraded = torch.no_grad if quantized else torch.inference_mode
+        self._ungraded = torch.no_grad if holds_quanto(network) else torch.inference_mode
         self._softcap: float | None = getattr(source.config, "final_logit_softcapping", None)
 
     @property

@@ -54,6 +54,11 @@ def is_quantized(compute_format: str) -> bool:
     return compute_format in _KINDS
 
 
+def holds_quanto(network: nn.Module) -> bool:
+    """Whether weights are quanto's own kind of tensor, as none is once it is packed."""
+    return any(isinstance(module, QLinear) for module in network.modules())
+
+
 def quantize_layer(layer: nn.Module, compute_format: str) -> tuple[dict[str, Tensor], Map]:
     """Quantize a loaded bfloat16 layer in place; returns its tensors and quanto's map of its
     linear layers, both by name within the layer.
