@@ -137,6 +137,17 @@ def _contexts() -> list[PanelBuilder]:
             description="KV dropped is computed again from the log; a session that is not here is "
             "sent again by its edge. Both cost time, never text.",
         ),
+        lines(
+            "Prompts whose beginning was here",
+            Query(
+                f"sum(rate(tandem_prefix_cache_hits_total{{{CLOUD}}}{RATE})) / "
+                f"sum(rate(tandem_prefix_cache_queries_total{{{CLOUD}}}{RATE}))",
+                "of their positions",
+            ),
+            unit="percentunit",
+            description="Positions of prompts whose KV another prompt of the same caller had left, "
+            "and which were not computed again.",
+        ),
     ]
 
 

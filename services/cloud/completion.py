@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from services.cloud.contexts import Context, ContextStore, Standing, VerifiedContext
 from services.cloud.engine import CloudEngine, Pass
 from services.cloud.passes import Observer, bytes_needed, plan, settle
+from services.cloud.running import leave, run
 from services.cloud.verifier import Verifier
 from services.cloud.welcome import Welcome
 from shared.decoding.sampling import Choice
@@ -152,10 +153,9 @@ class Completion:
         planned = plan(context, self.engine, decide=decide)
         if planned is None:
             return
-        completed = await self.thread.run(planned.work)
-        context.passes += 1
-        context.compute_seconds += completed.compute_seconds
+        completed = await run(planned.work, context, self.store, self.thread, self.observer)
         judged, disagreed = settle(context, planned, completed.value)
+        leave(planned.work, context, self.store)
         self.observer.passed(
             context.opening.mode, judged=judged, disagreed=disagreed, decided=int(decide)
         )

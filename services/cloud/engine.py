@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shared.decoding.sampling import Choice, PrefixState, SamplingParameters, sample
-from shared.model import KVCache, Lineage, Segment, SpanModel, Tap, Tree
+from shared.model import KVCache, LayerSpan, Lineage, Loan, Segment, SpanModel, Tap, Tree
 from shared.runtime.work import Claim, Failed
 
 Choices: TypeAlias = tuple[Choice, ...]
@@ -47,7 +47,8 @@ class Pass:
     The rows stand at `position` and the following positions, and the cache holds everything before
     them. Rows that are not one line have `parents`: per row the row it follows, -1 for what is in
     the cache. A pass by the whole model whose layers below the `tap` lack rows (their states came
-    from elsewhere) first runs the ids [B] `behind` through them.
+    from elsewhere) first runs the ids [B] `behind` through them. Of a pass that begins with no rows
+    in the cache the first may be on `loan`; `borrowed` of them then did not have to run.
     """
 
     cache: KVCache
@@ -65,6 +66,8 @@ class Pass:
     charge: int = 1
     lineage: Lineage | None = None
     claim: Claim = field(default_factory=Claim)
+    loan: Loan | None = None
+    borrowed: int = 0
 
     @property
     def rows(self) -> int:
@@ -91,7 +94,9 @@ class CloudEngine:
         """Run each pass by its allotted rows; see `shared.runtime.work.Engine`. A finished pass
         gives its picks' choices.
         """
-        batch = self._catch_up(batch)
+        for work, _ in batch:
+            _borrow(work, self.model.span)
+        batch = self._catch_up([(work, min(rows, work.rows)) for work, rows in batch])
         going = [(work, rows) for work, rows in batch if rows]
         hidden = self.model.forward([self._segment(work, rows) for work, rows in going])
         wanted = [[p for p in w.picks if w.done <= p.row < w.done + rows] for w, rows in going]
@@ -159,6 +164,13 @@ class CloudEngine:
         work.done += rows
         work.charge += rows * (self.model.span.stop - work.start)
         return None if work.rows else tuple(work.choices)
+
+
+def _borrow(work: Pass, span: LayerSpan) -> None:
+    """Take the rows on loan, if they are still to be had; otherwise they are run."""
+    loan, work.loan = work.loan, None
+    if loan is not None and work.cache.borrow(loan, range(work.start, span.stop)):
+        work.done = work.borrowed = loan.rows
 
 
 def _choose(work: Pass, pick: Pick, logits: Tensor) -> Choice:

@@ -47,13 +47,15 @@ def create_app(settings: Settings, model: SpanModel) -> FastAPI:
     model.kv_budget_bytes = settings.context_bytes
     engine = CloudEngine(model)
     thread = _thread(engine, settings, metrics)
-    store = MemoryContexts(
-        hidden=model.shape.hidden,
-        budget_bytes=settings.context_bytes,
-        max_contexts=settings.max_contexts,
-        ttl_seconds=settings.context_ttl_seconds,
-        release=lambda cache: thread.post(cache.close),
-        on_change=metrics.changed,
+    store = _store(settings, model, thread, metrics)
+    metrics.read_from(
+        Gauges(
+            waiting=lambda: thread.waiting,
+            waiting_as=lambda priority: thread.waiting_as(priority),
+            # What is kept for prompts to come is as good as free.
+            kv_bytes=lambda: max(0, model.kv_bytes - store.prefixes.nbytes),
+            kv_budget_bytes=settings.context_bytes,
+        )
     )
     welcome = Welcome(manifest.fingerprint, model.span, model.shape)
     tau = probe_tau(model)
@@ -64,6 +66,7 @@ def create_app(settings: Settings, model: SpanModel) -> FastAPI:
     metrics.show(
         contexts=lambda: len(store),
         nbytes=lambda: store.nbytes,
+        prefix_bytes=lambda: store.prefixes.nbytes,
         budget_bytes=settings.context_bytes,
     )
     metrics.tau.set(tau)
@@ -92,10 +95,27 @@ def create_app(settings: Settings, model: SpanModel) -> FastAPI:
     return app
 
 
+def _store(
+    settings: Settings,
+    model: SpanModel,
+    thread: ModelThread[Pass, tuple[Choice, ...]],
+    metrics: CloudMetrics,
+) -> MemoryContexts:
+    return MemoryContexts(
+        hidden=model.shape.hidden,
+        budget_bytes=settings.context_bytes,
+        max_contexts=settings.max_contexts,
+        ttl_seconds=settings.context_ttl_seconds,
+        release=lambda cache: thread.post(cache.close),
+        prefix_bytes=settings.prefix_bytes,
+        on_change=metrics.changed,
+    )
+
+
 def _thread(
     engine: CloudEngine, settings: Settings, metrics: CloudMetrics
 ) -> ModelThread[Pass, tuple[Choice, ...]]:
-    thread: ModelThread[Pass, tuple[Choice, ...]] = ModelThread(
+    return ModelThread(
         engine,
         name="cloud-engine",
         schedule=Schedule(
@@ -108,12 +128,6 @@ def _thread(
         on_step=metrics.stepped,
         on_start=metrics.started,
     )
-    model, budget = engine.model, settings.context_bytes
-    gauges = Gauges(
-        lambda: thread.waiting, lambda c: thread.waiting_as(c), lambda: model.kv_bytes, budget
-    )
-    metrics.read_from(gauges)
-    return thread
 
 
 def main() -> None:

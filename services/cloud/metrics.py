@@ -73,6 +73,21 @@ class CloudMetrics(ServiceMetrics):
             "KV caches of idle sessions dropped for want of room (rebuilt from the log)",
             registry=registry,
         )
+        self.prefix_queries = Counter(
+            "tandem_prefix_cache_queries",
+            "Positions of prompts whose KV was looked for among other sessions'",
+            registry=registry,
+        )
+        self.prefix_hits = Counter(
+            "tandem_prefix_cache_hits",
+            "Of these positions, those whose KV was there and did not have to be computed",
+            registry=registry,
+        )
+        self.prefix_bytes = Gauge(
+            "tandem_prefix_cache_bytes",
+            "Bytes of KV of ended sessions, kept for prompts that begin alike",
+            registry=registry,
+        )
         expect(self.ended, ("closed", "expired", "evicted"))
 
     def _tokens(self, registry: CollectorRegistry) -> None:
@@ -118,6 +133,11 @@ class CloudMetrics(ServiceMetrics):
         self.accepted.inc(accepted)
         self.tokens.labels(source="cloud", mode="verified").inc(decided)
 
+    def shared(self, *, asked: int, found: int) -> None:
+        """See `passes.Observer`."""
+        self.prefix_queries.inc(asked)
+        self.prefix_hits.inc(found)
+
     def rewound(self) -> None:
         """See `passes.Observer`."""
         self.rewinds.inc()
@@ -132,9 +152,15 @@ class CloudMetrics(ServiceMetrics):
             self.ended.labels(reason=change).inc()
 
     def show(
-        self, *, contexts: Callable[[], int], nbytes: Callable[[], int], budget_bytes: int
+        self,
+        *,
+        contexts: Callable[[], int],
+        nbytes: Callable[[], int],
+        prefix_bytes: Callable[[], int],
+        budget_bytes: int,
     ) -> None:
         """Read the contexts' gauges from their store when Prometheus asks."""
+        self.prefix_bytes.set_function(prefix_bytes)
         self.contexts.set_function(contexts)
         self.context_bytes.set_function(nbytes)
         self.context_budget.set(budget_bytes)

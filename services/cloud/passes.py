@@ -30,6 +30,9 @@ class Observer(Protocol):
         it chose besides.
         """
 
+    def shared(self, *, asked: int, found: int) -> None:
+        """A session's first pass ended: positions of its prompt, and those whose KV was here."""
+
     def rewound(self) -> None:
         """A block was answered with the position to send again from."""
 

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     max_waiting: int = Field(default=256, ge=1)
     # Bytes for the logs and KV of all sessions together.
     context_bytes: int = Field(default=2 * 1024**3, ge=1)
+    # Bytes of these for KV of ended sessions, kept for prompts of the same caller that begin alike
+    # (a system prompt, a conversation that goes on); 0 keeps none.
+    prefix_bytes: int = Field(default=256 * 1024**2, ge=0)
     # Sessions held at once.
     max_contexts: int = Field(default=1024, ge=1)
     # Idle seconds after which a session is forgotten.

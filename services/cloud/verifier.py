@@ -13,6 +13,7 @@ from services.cloud import verification
 from services.cloud.contexts import ContextStore, Standing, VerifiedContext
 from services.cloud.engine import CloudEngine, Pass
 from services.cloud.passes import Observer
+from services.cloud.running import leave, run
 from shared.decoding.sampling import Choice
 from shared.errors import Malformed
 from shared.protocol.messages import Block, Want
@@ -123,14 +124,15 @@ class Verifier:
     ) -> None:
         needed = verification.bytes_needed(context, self.engine, alone=alone)
         self.store.make_room(context, needed)
+        work = planned.work
+        coded = planned.coded if work.tap is not None else None
         try:
-            completed = await self.thread.run(planned.work)
+            completed = await run(work, context, self.store, self.thread, self.observer, coded)
         except BaseException:
             verification.undo(planned)
             raise
-        context.passes += 1
-        context.compute_seconds += completed.compute_seconds
         verdict = verification.settle(context, planned, completed.value, self.tau)
+        leave(work, context, self.store)
         self.observer.verified(
             drafts=len(planned.nodes),
             accepted=verdict.accepted,

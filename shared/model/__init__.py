@@ -6,7 +6,7 @@ head_dim. Layers are numbered as in the whole model; spans are half-open.
 """
 
 from shared.model.bundle import load_bundle
-from shared.model.cache import KVCache
+from shared.model.cache import KVCache, Loan
 from shared.model.exits import ExitInfo
 from shared.model.lineage import Lineage, is_line
 from shared.model.loading import load_span
@@ -23,6 +23,7 @@ __all__ = [
     "KVCache",
     "LayerSpan",
     "Lineage",
+    "Loan",
     "Manifest",
     "ManifestExit",
     "ModelShape",

@@ -6,6 +6,7 @@ Knows rows and bytes; where they lie is `pool`'s affair, what is written into th
 import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from types import TracebackType
 from typing import Self
@@ -115,6 +116,24 @@ class KVCache:
         for layer in layers:
             self._lengths[layer - self._start] = rows
 
+    def borrow(self, loan: "Loan", layers: range) -> bool:
+        """Copy the lender's rows at `layers`, where this cache holds none; false if the lender has
+        them no more, or there is no room. Called where no step runs.
+        """
+        lender = loan.lender
+        if lender.closed or any(lender.length(layer) < loan.rows for layer in layers):
+            return False
+        try:
+            reserve(self.ledger, [(self, layers, loan.rows)])
+        except OutOfMemory:
+            return False
+        with torch.inference_mode():
+            for layer in layers:
+                rows = self.buffer(layer)[:, :, : loan.rows]
+                rows.copy_(lender.buffer(layer)[:, :, : loan.rows])
+        self.extend(layers, loan.rows)
+        return True
+
     def truncate(self, length: int) -> None:
         """Drop every layer's rows at positions >= `length`; their room is kept for later rows."""
         self._lengths = [min(held, length) for held in self._lengths]
@@ -174,6 +193,14 @@ class KVCache:
     def _missing(self, layer: int, rows: int) -> int:
         held = self._held[layer - self._start]
         return self._pool.layout.whole_pages(rows) - held if rows > held else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """The first `rows` rows of `lender` are those another session begins with."""
+
+    lender: KVCache
+    rows: int
 
 
 def reserve(ledger: Ledger, wants: Iterable[tuple[KVCache, range, int]]) -> None:

@@ -163,9 +163,10 @@ class Slab:
                         f"the system gives no address space of {self._slot_bytes} bytes for a "
                         "session's KV (is vm.overcommit_memory 2, or a ulimit -v set?)"
                     ) from error
-        flat = torch.frombuffer(self._memory, dtype=layout.dtype)
-        self.rows = flat.view(self.slots, *layout.slot_shape)
-        self.layers = self.rows.unbind(1)
+        with torch.inference_mode(mode=False):  # of a forward's tensors nobody else may write
+            flat = torch.frombuffer(self._memory, dtype=layout.dtype)
+            self.rows = flat.view(self.slots, *layout.slot_shape)
+            self.layers = self.rows.unbind(1)
         self._read: OrderedDict[tuple[int, int, range, int], KeysValues] = OrderedDict()
 
     def read(self, first: int, sessions: int, layers: range, length: int) -> KeysValues:

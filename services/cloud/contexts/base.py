@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
 from services.cloud.contexts.context import Context
+from services.cloud.contexts.prefixes import Prefixes
 from shared.protocol.messages import Opening
 
 # What befalls a context, for metrics: the last four ways it leaves, or loses its KV only.
@@ -30,8 +31,8 @@ class ContextStore(Protocol):
         ...
 
     def make_room(self, context: Context, extra: int) -> None:
-        """Make sure `extra` more bytes for `context` fit the budget, evicting idle ones: their KV
-        first, then whole contexts.
+        """Make sure `extra` more bytes for `context` fit the budget, giving up first what is kept
+        of ended sessions, then idle ones' KV, then whole contexts.
 
         Raises:
             Overloaded: everything else is in use.
@@ -44,6 +45,11 @@ class ContextStore(Protocol):
 
     def sweep(self) -> int:
         """Forget contexts idle for longer than the time to live; returns how many."""
+        ...
+
+    @property
+    def prefixes(self) -> Prefixes:
+        """Where the KV of prompts is that others begin with."""
         ...
 
     def __len__(self) -> int:

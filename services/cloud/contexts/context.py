@@ -6,6 +6,7 @@ Nothing here waits, computes or speaks HTTP, so every case can be tested by call
 """
 
 import asyncio
+from dataclasses import dataclass
 from enum import Enum
 
 from shared.decoding.sampling import PrefixState
@@ -31,6 +32,14 @@ class Standing(Enum):
     STALE = "stale"  # older than what is known; nothing to do
     AHEAD = "ahead"  # its parent is not here yet: an earlier block is under way or lost
     DIVERGED = "diverged"  # newer, on a prefix this context does not hold
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Lender:
+    """A prompt that has run: its KV, and its coded states as far as there are any."""
+
+    cache: KVCache
+    states: CodedRows
 
 
 class Context:
@@ -61,6 +70,8 @@ class Context:
         self.near_ties = 0  # choices so close that another pass shape might make them otherwise
         self.turn = asyncio.Condition()  # held by whoever changes or computes on this context
         self.claim = Claim(opening.client, opening.priority)
+        self.lender: Lender | None = None  # once its prompt has run; see `prefixes`
+        self.chunk_names: dict[bool, list[bytes]] = {}
         self.users = 0
         self.last_used = 0.0
         self.counted = 0  # bytes the store has on its books for this context

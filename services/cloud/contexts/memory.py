@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from services.cloud.contexts.base import Change
 from services.cloud.contexts.context import Context
+from services.cloud.contexts.prefixes import Prefixes
 from services.cloud.contexts.verified import VerifiedContext
 from shared.errors import OutOfMemory, Overloaded
 from shared.model import KVCache
@@ -27,6 +28,8 @@ class MemoryContexts:
         max_contexts: sessions held at once.
         ttl_seconds: idle time after which a context is forgotten.
         release: gives a KV cache back; called with caches no step may use any more.
+        prefix_bytes: of the budget, what KV of closed sessions may take that is kept for prompts
+            that begin alike.
         on_change: told what befalls a context.
         clock: seconds, monotonic.
     """
@@ -39,6 +42,7 @@ class MemoryContexts:
         max_contexts: int,
         ttl_seconds: float,
         release: Callable[[KVCache], None],
+        prefix_bytes: int = 0,
         on_change: Callable[[Change], None] = lambda change: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -47,6 +51,7 @@ class MemoryContexts:
         self._max = max_contexts
         self._ttl = ttl_seconds
         self._release = release
+        self._prefixes = Prefixes(prefix_bytes, ttl_seconds, release, clock)
         self._on_change = on_change
         self._clock = clock
         self._contexts: OrderedDict[str, Context] = OrderedDict()
@@ -73,14 +78,16 @@ class MemoryContexts:
                 self._contexts.move_to_end(session)
                 self._count(context)
             elif context.users == 0:
-                self._drop_cache(context)
+                self._prefixes.keep(context)
 
     def make_room(self, context: Context, extra: int) -> None:
         """See `ContextStore.make_room`. What is asked for is on the books at once: other sessions'
         passes start before these bytes exist. The next count corrects it.
         """
         self._count(context)
-        over = self._held + extra - self._budget
+        over = self._held + self._prefixes.nbytes + extra - self._budget
+        while over > 0 and (freed := self._prefixes.give_up()):
+            over -= freed
         for drop in (self._evict_cache, self._evict):
             idle = [c for c in self._contexts.values() if c is not context and not c.users]
             while over > 0 and idle:
@@ -101,7 +108,7 @@ class MemoryContexts:
             return False
         self._on_change("closed")
         if context.users == 0:
-            self._drop_cache(context)
+            self._prefixes.keep(context)
         return True
 
     def sweep(self) -> int:
@@ -110,7 +117,13 @@ class MemoryContexts:
         expired = [c for c in self._contexts.values() if not c.users and c.last_used < deadline]
         for context in expired:
             self._forget(context, "expired")
+        self._prefixes.sweep()
         return len(expired)
+
+    @property
+    def prefixes(self) -> Prefixes:
+        """See `ContextStore.prefixes`."""
+        return self._prefixes
 
     def __len__(self) -> int:
         return len(self._contexts)
@@ -176,6 +189,7 @@ class MemoryContexts:
 
     def _drop_cache(self, context: Context) -> int:
         cache, context.cache = context.cache, None
+        context.lender = None
         if cache is None:
             return 0
         freed = cache.nbytes

@@ -21,6 +21,7 @@ KV_BYTES = 1000
 @dataclass(eq=False)
 class Cache:
     nbytes: int = KV_BYTES
+    closed: bool = False
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Shelf:
 
     budget_bytes: int = 1 << 20
     max_contexts: int = 8
+    prefix_bytes: int = 0
     now: float = 0.0
     released: list[int] = field(default_factory=list)
     made: list[Cache] = field(default_factory=list)
@@ -40,6 +42,7 @@ class Shelf:
             budget_bytes=self.budget_bytes,
             max_contexts=self.max_contexts,
             ttl_seconds=60,
+            prefix_bytes=self.prefix_bytes,
             release=lambda cache: self.released.append(id(cache)),
             on_change=lambda change: self.changes.update([change]),
             clock=lambda: self.now,
@@ -259,3 +262,25 @@ def test_what_befalls_contexts_is_told_once_each() -> None:
     shelf.now = 100.0
     shelf.store.sweep()
     assert shelf.changes == {"opened": 5, "closed": 1, "kv_evicted": 2, "evicted": 1, "expired": 3}
+
+
+def test_what_is_kept_of_ended_sessions_goes_before_anything_of_those_held() -> None:
+    shelf = Shelf(budget_bytes=10 * KV_BYTES, prefix_bytes=4 * KV_BYTES)
+    (held,) = shelf.fill("held")
+    opening = replace(CLOUD_OPENING, client="ab", prompt_tokens=70, max_positions=80)
+    long = tuple(n % 5 for n in range(70))
+    with shelf.store.using("ended", opening) as context:
+        assert context is not None
+        context.apply(block(70, opening=opening, session="ended", text=long))
+        shelf.made.append(Cache())
+        context.cache = cast(KVCache, shelf.made[-1])
+        shelf.store.prefixes.learn(context, whole=True)
+    assert shelf.store.close("ended")
+    assert (shelf.released, shelf.store.prefixes.nbytes) == ([], KV_BYTES)
+    free = shelf.budget_bytes - shelf.store.nbytes - KV_BYTES
+    shelf.store.make_room(held, free)
+    assert shelf.released == []
+    shelf.store.make_room(held, free + 1)
+    assert shelf.released == [id(shelf.made[-1])]
+    assert shelf.store.prefixes.nbytes == 0
+    assert held.cache is cast(KVCache, shelf.made[0])
