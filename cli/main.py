@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from cli.chat import chat
 from cli.demo import demo
+from cli.doctor import doctor
 from cli.errors import CommandError
 from cli.evaluate import evaluate
 from cli.load.command import load
@@ -26,7 +27,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Serve one large language model from an edge machine and a cloud machine at once.",
 )
-for command in (demo, run, chat, partition, train, train_drafter, tune_exits, evaluate, load):
+COMMANDS = (
+    demo,
+    run,
+    chat,
+    doctor,
+    partition,
+    train,
+    train_drafter,
+    tune_exits,
+    evaluate,
+    load,
+)
+for command in COMMANDS:
     app.command()(command)
 
 

@@ -60,9 +60,12 @@ def main(
     context: Annotated[list[int] | None, typer.Option(help="Rows each has cached.")] = None,
     repeats: Annotated[int, typer.Option(min=3, help="Steps measured of each.")] = 30,
     threads: Annotated[int, typer.Option(min=1, help="Of the linear algebra.")] = 2,
+    add: Annotated[
+        bool, typer.Option(help="Keep the rows of earlier runs that are not measured again.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for rows and table.")] = RESULTS,
 ) -> None:
-    """Measure; steps, floors and `generate` take turns."""
+    """Measure; steps, floors and `generate` of a row take turns, so a row stands for itself."""
     torch.set_num_threads(threads)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="tandem-engine-") as name:
@@ -77,6 +80,8 @@ def main(
                         row = _row(span, peer, (each, kind, count, length), repeats)
                         rows.append(row)
                         sys.stderr.write(f"{_line(row)}\n")
+    if add:
+        rows = _joined(out / "latest.json", rows)
     out.mkdir(parents=True, exist_ok=True)
     (out / "latest.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     (out / "latest.md").write_text(table(rows, threads))
@@ -86,13 +91,25 @@ def table(rows: Sequence[Row], threads: int) -> str:
     """The rows as a page."""
     head = f"""# Engine steps
 
-`python -m benchmarks.engine`, torch {torch.__version__}, {threads} threads; medians, steps and floors in turn.
-Products are every linear layer once, on as many rows and nothing else: torch's plain ones, and the model's own (packed or quantized).
+`python -m benchmarks.engine`, torch {torch.__version__}, {threads} threads; medians, steps and floors of a row in turn (`--add` puts rows of several runs together).
+Products are every linear layer once, on as many rows and nothing else: torch's plain ones in the model's dtype, layer by layer, and the model's own (packed or quantized, those of the same rows at once).
 
 | model | format | sessions | context | step | p95 | over plain products | over its own products | `generate` | step over `generate` |
 |---|---|---:|---:|---:|---:|---:|---:|---:|---:|
 """  # noqa: E501
     return head + "\n".join(map(_line, rows)) + "\n"
+
+
+def _joined(path: Path, fresh: Sequence[Row]) -> list[Row]:
+    """The rows of a file, with fresh ones in the place of those that are of the same, and behind
+    them.
+    """
+    found = {_place(row): row for row in (Row(**each) for each in json.loads(path.read_text()))}
+    return [*{**found, **{_place(row): row for row in fresh}}.values()]
+
+
+def _place(row: Row) -> tuple[str, str, int, int]:
+    return row.model, row.compute_format, row.sessions, row.context
 
 
 def _line(row: Row) -> str:
