@@ -18,7 +18,7 @@ from shared.model.manifest import Manifest
 from shared.model.masks import Sight
 from shared.model.network import Network, Parts
 from shared.model.pool import Layout, Pool
-from shared.model.quantized import holds_quanto
+from shared.model.quantized import ungraded
 from shared.model.ragged import (
     Segment,
     Stretch,
@@ -75,8 +75,7 @@ class SpanModel:
             if source.family.rotary_by_layer_type
             else [None] * self.shape.depth
         )
-        # quanto transposes int4 weights by a view, which inference mode forbids to their kind.
-        self._ungraded = torch.no_grad if holds_quanto(network) else torch.inference_mode
+        self._ungraded = ungraded(network)
         self._softcap: float | None = getattr(source.config, "final_logit_softcapping", None)
 
     @property

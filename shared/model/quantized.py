@@ -54,9 +54,12 @@ def is_quantized(compute_format: str) -> bool:
     return compute_format in _KINDS
 
 
-def holds_quanto(network: nn.Module) -> bool:
-    """Whether weights are quanto's own kind of tensor, as none is once it is packed."""
-    return any(isinstance(module, QLinear) for module in network.modules())
+def ungraded(*networks: nn.Module) -> type[torch.no_grad] | type[torch.inference_mode]:
+    """How `networks` are run without gradients: quanto transposes its int4 weights by a view, which
+    inference mode, the faster, forbids to their kind. Packed weights are none of its tensors.
+    """
+    quanto = any(isinstance(m, QLinear) for network in networks for m in network.modules())
+    return torch.no_grad if quanto else torch.inference_mode
 
 
 def quantize_layer(layer: nn.Module, compute_format: str) -> tuple[dict[str, Tensor], Map]:

@@ -16,7 +16,7 @@ from torch import nn
 from shared.model.families import Source, read_source
 from shared.model.network import Network, Parts
 from shared.model.packed import pack
-from shared.model.quantized import DTYPE, is_quantized, quantize_layer
+from shared.model.quantized import DTYPE, is_quantized, quantize_layer, ungraded
 from shared.model.span import LayerSpan
 
 FORMATS = ("fp32", "bf16", "int8", "int4")
@@ -82,7 +82,6 @@ def _nbytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in module.state_dict().values())
 
 
-@torch.no_grad()
 def _times(owners: Sequence[nn.Module], rows: int, dtype: torch.dtype) -> list[float]:
     """Seconds of all products of `owners` on so many rows, measured several times."""
     products = [
@@ -92,9 +91,10 @@ def _times(owners: Sequence[nn.Module], rows: int, dtype: torch.dtype) -> list[f
         if isinstance(getattr(module, "in_features", None), int)
     ]
     found = []
-    for _ in range(_WARM_UP + _REPEATS):
-        began = time.perf_counter()
-        for module, given in products:
-            module(given)
-        found.append(time.perf_counter() - began)
+    with ungraded(*owners)():
+        for _ in range(_WARM_UP + _REPEATS):
+            began = time.perf_counter()
+            for module, given in products:
+                module(given)
+            found.append(time.perf_counter() - began)
     return found[_WARM_UP:]

@@ -40,11 +40,12 @@ def test_packed_layers_multiply_as_plain_ones(dtype: torch.dtype, rows: int) -> 
         torch.testing.assert_close(network(given), plain(given), rtol=allowed, atol=20 * allowed)
 
 
+@pytest.mark.parametrize("inputs", [256, 1024, 1040, 2816])
 @torch.no_grad()
-def test_in_bfloat16_a_row_is_the_same_beside_any_others() -> None:
+def test_in_bfloat16_a_row_is_the_same_beside_any_others(inputs: int) -> None:
     torch.manual_seed(1)
-    layer = PackedLinear(nn.Linear(256, 384, dtype=torch.bfloat16))
-    rows = torch.randn(64, 256, dtype=torch.bfloat16)
+    layer = PackedLinear(nn.Linear(inputs, 384, dtype=torch.bfloat16))
+    rows = torch.randn(64, inputs, dtype=torch.bfloat16)
     alone = torch.cat([layer(row[None]) for row in rows])
     for count in (2, 3, 8, 17, 64):
         assert torch.equal(layer(rows[:count]), alone[:count])
