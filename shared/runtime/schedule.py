@@ -21,10 +21,10 @@ from shared.runtime.work import Claim
 SHORT = 16
 # Whoever's token was run so little ago is back in a moment, from the other service or its user.
 RECENT_SECONDS = 1.0
-# For so long at most a step waits for an emergency whose last token has just been made: without it
-# the step of others that begins in between is as long as the token (the "deceptive idleness" of
-# Iyer and Druschel, "Anticipatory scheduling", SOSP 2001).
-MOST_HOLD_SECONDS = 0.005
+# An emergency is waited for until so much later, and so many times its last absence, than it should
+# be back.
+LATE_SECONDS = 0.005
+LATE = 0.5
 # A client is forgotten after so many seconds, or when so many others came after it.
 CLIENT_SECONDS = 10.0
 MOST_CLIENTS = 1024
@@ -60,10 +60,17 @@ class _Client:
 
 @dataclass(slots=True)
 class _Recent:
-    """A session that was in a step: when that ended, and how long it stayed away the last time."""
+    """A session that was in a step: when that ended, and how long it stayed away the last time (or
+    the emergency before it did).
+    """
 
     ended: float
-    away: float = 0.0
+    away: float
+
+    def wait(self, now: float, ends: float) -> float:
+        """Seconds to wait for it rather than begin a step now that ends at `ends`."""
+        back = self.ended + self.away
+        return max(0.0, back + LATE_SECONDS + LATE * self.away - now) if ends > back else 0.0
 
 
 @dataclass(slots=True)
@@ -86,18 +93,21 @@ class Schedule:
     line: Line = field(default_factory=Line)
     _clients: dict[str, _Client] = field(default_factory=dict)
     _recent: dict[Claim, _Recent] = field(default_factory=dict)
+    _away: float = 0.0
 
     def hold(self, waiting: Sequence[Waiting], now: float) -> float:
-        """Seconds a step should yet wait for an emergency that is about to come back; 0 where none
-        is, or where somebody has waited for too long.
+        """Seconds a step should yet wait for an emergency that is about to come back, by how long
+        it was away last; 0 where none is, or where the step ends before it comes. Whoever has
+        waited for too long goes with it.
+
+        Without it the step of others that begins in between makes every token of it as much later
+        (the "deceptive idleness" of Iyer and Druschel, "Anticipatory scheduling", SOSP 2001).
         """
-        away = [(claim, seen) for claim, seen in self._recent.items() if _goes_on(claim)]
+        away = [seen for claim, seen in self._recent.items() if _goes_on(claim)]
         if not away or any(each.claim.urgent for each in waiting):
             return 0.0
-        if any(now - each.since >= self.patience for each in waiting):
-            return 0.0
-        ends = (seen.ended + MOST_HOLD_SECONDS for _, seen in away if seen.away < MOST_HOLD_SECONDS)
-        return max(0.0, max(ends, default=now) - now)
+        ends = now + self.line.at(min(self.beside, len(waiting)))
+        return max(seen.wait(now, ends) for seen in away)
 
     def share(self, waiting: Sequence[Waiting], now: float) -> list[int]:
         """Rows of each of `waiting` (at least one, oldest first) in the next step; 0 parks it.
@@ -133,8 +143,8 @@ class Schedule:
             client = self._clients.get(claim.client)
             if client is not None:
                 client.served += count
-            if claim.live and (short or claim.urgent):
-                seen = self._recent.setdefault(claim, _Recent(now))
+            if short or claim.urgent:
+                seen = self._recent.setdefault(claim, _Recent(now, self._away))
                 seen.ended = now
         self.line.take(rows, seconds)
 
@@ -146,6 +156,8 @@ class Schedule:
             seen = self._recent.get(each.claim)
             if seen is not None and each.since > seen.ended:
                 seen.away = each.since - seen.ended
+                if each.claim.urgent:
+                    self._away = seen.away
         present = {each.claim.client for each in waiting}
         clients = self._clients
         for name in present:
@@ -211,9 +223,8 @@ class Schedule:
             served, _, client = heap[0]
             queue = queues[client]
             order.append(queue.popleft())
-            served += 1 if _is_long(waiting[order[-1]]) else waiting[order[-1]].rows
             if queue:
-                heapreplace(heap, (served, waiting[queue[0]].since, client))
+                heapreplace(heap, (served + 1, waiting[queue[0]].since, client))
             else:
                 heappop(heap)
         return order

@@ -261,3 +261,18 @@ async def test_two_hundred_callers_each_get_their_own_result() -> None:
         assert [result.value for result in results] == [str(n) for n in range(200)]
         assert thread.waiting == 0
     assert max(sum(rows for _, rows in step) for step in gate.steps) <= 16
+
+
+async def test_emergencies_that_were_cancelled_or_failed_are_counted_no_more() -> None:
+    gate = Gate(open=False)
+    urgent = Claim(priority="emergency", live=False)
+    with runner(gate) as thread:
+        jobs = [Job("gone", 30, claim=urgent), Job("bad", 1, ValueError("bad"), claim=urgent)]
+        _, gone, bad = await behind(gate, thread, [*jobs])
+        assert thread.waiting_as("emergency") == 2
+        gone.cancel()
+        with pytest.raises(ValueError, match="bad"):
+            await bad
+        assert (await thread.run(Job("next", 20))).value == "next"
+        assert thread.waiting_as("emergency") == thread.waiting_as("normal") == 0
+    assert gate.steps[-3:] == [[("next", 8)], [("next", 8)], [("next", 4)]]

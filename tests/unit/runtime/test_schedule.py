@@ -1,69 +1,14 @@
-"""Who goes into a step: emergencies overtake, nobody starves, clients share, and what a prompt may
-cost others.
-"""
+"""Who goes into a step: emergencies overtake, nobody starves, and what a prompt may cost others."""
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.runtime.schedule import (
-    CLIENT_SECONDS,
-    MOST_CLIENTS,
-    MOST_HOLD_SECONDS,
-    RECENT_SECONDS,
-    SHORT,
-    Schedule,
-    is_short,
-)
+from shared.runtime.schedule import LATE, LATE_SECONDS, RECENT_SECONDS, SHORT, Schedule
 from shared.runtime.work import Claim, Priority
-
-EMERGENCY: Priority = "emergency"
-
-
-@dataclass(eq=False)
-class Wait:
-    """A work that waits."""
-
-    rows: int = 1
-    claim: Claim = field(default_factory=Claim)
-    since: float = 0.0
-
-
-def waits(count: int, rows: int = 1, **claim: str) -> list[Wait]:
-    return [Wait(rows, Claim(**claim)) for _ in range(count)]  # type: ignore[arg-type]
-
-
-@dataclass
-class Engine:
-    """Runs what a schedule chooses, a second a step, and keeps what it saw."""
-
-    schedule: Schedule
-    now: float = 0.0
-    waiting: list[Wait] = field(default_factory=list)
-    served: Counter[str] = field(default_factory=Counter)
-    longest: float = 0.0
-
-    def step(self) -> list[int]:
-        given = self.schedule.share(self.waiting, self.now)
-        assert len(given) == len(self.waiting)
-        assert 0 < sum(given) <= self.schedule.most
-        batch = [(w, rows) for w, rows in zip(self.waiting, given, strict=True) if rows]
-        shares = [(w.claim, rows, is_short(w.rows)) for w, rows in batch]
-        for work, rows in batch:
-            assert rows <= work.rows
-            self.longest = max(self.longest, self.now - work.since)
-        self.now += 1
-        self.schedule.ran(shares, 1.0, self.now)
-        for work, rows in batch:
-            work.rows -= rows
-            work.since = self.now
-            self.served[work.claim.client] += rows
-        self.waiting = [work for work in self.waiting if work.rows]
-        return given
+from tests.unit.runtime.waits import EMERGENCY, Engine, Wait, waits
 
 
 def test_an_emergency_overtakes_and_others_have_a_few_rows_beside_it() -> None:
@@ -156,52 +101,10 @@ def test_nobody_starves(
     assert engine.longest <= patience + 40
 
 
-@pytest.mark.parametrize("patience", [3, 1e9])
-@pytest.mark.parametrize("priority", ["normal", "emergency"])
-@pytest.mark.parametrize(("rows", "few"), [(1, 8), (8, 4), (200, 4), (200, 1)])
-def test_two_clients_have_half_each_though_one_has_ten_times_the_sessions(
-    rows: int, few: int, priority: Priority, patience: float
-) -> None:
-    """Also where everybody has waited for too long."""
-    engine = Engine(Schedule(16, patience=patience))
-    sessions = [Claim("many", priority) for _ in range(10 * few)]
-    sessions += [Claim("few", priority) for _ in range(few)]
-    for _ in range(400):
-        busy = {id(work.claim) for work in engine.waiting}
-        engine.waiting += [Wait(rows, c, engine.now) for c in sessions if id(c) not in busy]
-        engine.step()
-    share = engine.served["few"] / engine.served.total()
-    assert 0.45 <= share <= 0.55
-
-
-def test_a_client_that_comes_back_does_not_catch_up_on_what_it_did_not_ask_for() -> None:
-    engine = Engine(Schedule(10, patience=1e9))
-    always = [Claim("always") for _ in range(20)]
-    for step in range(100):
-        now_and_then = [Wait(1, Claim("rarely"), engine.now)] if step % 5 == 0 else []
-        busy = {id(work.claim) for work in engine.waiting}
-        engine.waiting += [Wait(1, c, engine.now) for c in always if id(c) not in busy]
-        engine.waiting += now_and_then
-        engine.step()
-    engine.served.clear()
-    engine.waiting += [Wait(50, Claim("rarely"), engine.now) for _ in range(8)]
-    for _ in range(10):
-        busy = {id(work.claim) for work in engine.waiting}
-        engine.waiting += [Wait(1, c, engine.now) for c in always if id(c) not in busy]
-        engine.step()
-    assert engine.served["always"] >= 30
-
-
-def test_prompts_of_one_client_end_one_after_the_other() -> None:
-    engine = Engine(Schedule(20, patience=100))
-    engine.waiting = waits(2, rows=38)
-    assert [engine.step() for _ in range(4)] == [[20, 0], [18, 2], [20], [16]]
-
-
-def test_two_clients_prompts_take_turns() -> None:
-    engine = Engine(Schedule(20, patience=100))
-    engine.waiting = [Wait(60, Claim("a")), Wait(60, Claim("b"))]
-    assert [engine.step() for _ in range(3)] == [[20, 0], [0, 20], [20, 0]]
+def test_whoever_waited_too_long_is_let_in_beside_an_emergency_however_many_they_are() -> None:
+    schedule = Schedule(64, beside=2, patience=3)
+    given = schedule.share([*waits(9, rows=4), Wait(claim=Claim(priority=EMERGENCY))], 3.0)
+    assert all(given)
 
 
 @pytest.mark.parametrize(
@@ -229,46 +132,33 @@ def test_a_session_alone_is_not_held_up_by_its_own_tokens() -> None:
     assert schedule.share([Wait(500, own)], 0.0) == [64]
 
 
-def test_a_step_waits_a_moment_for_an_emergency_that_always_comes_at_once() -> None:
+def test_a_step_waits_for_an_emergency_that_is_back_before_it_would_end() -> None:
     schedule = Schedule(8, patience=1.0)
     claim, calm = Claim(priority=EMERGENCY), Wait(since=9.9)
     assert schedule.hold([calm], 10.0) == 0
     schedule.ran([(claim, 1, True)], 0.1, now=10.0)
-    assert schedule.hold([calm], 10.001) == pytest.approx(MOST_HOLD_SECONDS - 0.001)
-    assert schedule.hold([calm], 10.0 + MOST_HOLD_SECONDS) == 0
+    assert schedule.hold([calm], 10.001) == pytest.approx(LATE_SECONDS - 0.001)
+    assert schedule.hold([calm], 10.0 + LATE_SECONDS) == 0, "it should have come"
     assert schedule.hold([calm, Wait(claim=claim)], 10.001) == 0, "it is back"
-    assert schedule.hold([calm, Wait(since=8.9)], 10.001) == 0, "somebody waited too long"
-    # What was away for longer is at the other service: nobody waits for that.
-    schedule.share([Wait(claim=claim, since=10.0 + 2 * MOST_HOLD_SECONDS)], 10.02)
-    schedule.ran([(claim, 1, True)], 0.1, now=10.1)
-    assert schedule.hold([calm], 10.101) == 0
     claim.live = False
-    assert schedule.hold([calm], 10.101) == 0
+    assert schedule.hold([calm], 10.001) == 0, "its text has ended"
 
 
-def test_nothing_is_kept_of_who_is_gone() -> None:
-    schedule = Schedule(8)
-    claims = [Claim(str(n)) for n in range(50)]
-    for claim in claims:
-        schedule.share([Wait(claim=claim)], 0.0)
-        schedule.ran([(claim, 1, True)], 0.1, now=0.0)
-    assert len(schedule._clients) == len(schedule._recent) == 50
-    for claim in claims[:20]:
-        claim.live = False
-    last = Wait(claim=Claim("last"))
-    schedule.share([last], 0.5)
-    assert len(schedule._recent) == 30
-    schedule.share([last], RECENT_SECONDS)
-    assert not schedule._recent
-    schedule.share([last], CLIENT_SECONDS + 1)
-    assert list(schedule._clients) == ["last"]
-
-
-def test_however_many_clients_come_few_are_kept() -> None:
-    schedule = Schedule(8)
-    for n in range(3 * MOST_CLIENTS):
-        schedule.share([Wait(claim=Claim(str(n)))], 0.0)
-    assert len(schedule._clients) == MOST_CLIENTS
+def test_a_step_that_ends_before_the_emergency_comes_does_not_wait() -> None:
+    schedule = Schedule(8, patience=1.0)
+    claim, calm = Claim(priority=EMERGENCY), Wait(since=10.1)
+    schedule.ran([(claim, 1, True)], 0.1, now=10.0)
+    schedule.share([Wait(claim=claim, since=10.24)], 10.25)  # 240 ms at the other service
+    schedule.ran([(claim, 1, True)], 0.1, now=10.4)
+    assert schedule.hold([calm], 10.41) == 0
+    assert schedule.hold([calm], 10.53) == 0
+    late = LATE_SECONDS + LATE * 0.24
+    assert schedule.hold([calm], 10.55) == pytest.approx(10.64 + late - 10.55)
+    assert schedule.hold([calm], 10.64 + late) == 0
+    claim.live = False
+    schedule.ran([(Claim(priority=EMERGENCY), 1, True)], 0.1, now=11.0)  # as the one before it
+    assert schedule.hold([calm], 11.01) == 0
+    assert schedule.hold([calm], 11.20) == pytest.approx(11.24 + late - 11.20)
 
 
 def rows_of(waiting: Sequence[Wait], given: Sequence[int], priority: Priority) -> int:
