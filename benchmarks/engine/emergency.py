@@ -176,7 +176,9 @@ def main(
     page = table(found, compute_format)
     typer.echo(page)
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"emergency-{mode}.json").write_text(json.dumps(asdict(found), indent=1) + "\n")
+    # Thousands of seconds: microseconds are noise.
+    kept = json.loads(json.dumps(asdict(found)), parse_float=lambda text: round(float(text), 5))
+    (out / f"emergency-{mode}.json").write_text(json.dumps(kept, separators=(",", ":")) + "\n")
     (out / f"emergency-{mode}.md").write_text(page)
 
 
