@@ -101,15 +101,15 @@ Products are every linear layer once, on as many rows and nothing else: torch's 
 
 
 def _joined(path: Path, fresh: Sequence[Row]) -> list[Row]:
-    """The rows of a file, with fresh ones in the place of those that are of the same, and behind
-    them.
-    """
-    found = {_place(row): row for row in (Row(**each) for each in json.loads(path.read_text()))}
-    return [*{**found, **{_place(row): row for row in fresh}}.values()]
+    """The rows of a file, with fresh ones in the place of those that are of the same, in order."""
+    rows = [*(Row(**each) for each in json.loads(path.read_text())), *fresh]
+    found = {(row.model, row.compute_format, row.sessions, row.context): row for row in rows}
+    return sorted(found.values(), key=_place)
 
 
-def _place(row: Row) -> tuple[str, str, int, int]:
-    return row.model, row.compute_format, row.sessions, row.context
+def _place(row: Row) -> tuple[bool, int, int, int]:
+    kind = FORMATS.index(row.compute_format)
+    return row.model != "shipped", kind, row.sessions, row.context
 
 
 def _line(row: Row) -> str:

@@ -85,10 +85,10 @@ def _nbytes(module: nn.Module) -> int:
 def _times(owners: Sequence[nn.Module], rows: int, dtype: torch.dtype) -> list[float]:
     """Seconds of all products of `owners` on so many rows, measured several times."""
     products = [
-        (module, torch.randn(rows, int(module.in_features), dtype=dtype))
+        (module, torch.randn(rows, width, dtype=dtype))
         for owner in owners
         for module in owner.modules()
-        if isinstance(getattr(module, "in_features", None), int)
+        if isinstance(width := getattr(module, "in_features", None), int)
     ]
     found = []
     with ungraded(*owners)():
