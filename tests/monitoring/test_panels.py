@@ -25,6 +25,8 @@ import yaml
 from tests.repo.tree import ROOT
 from tests.support.dashboards import Question, offered, questions
 from tests.support.prometheus import Prometheus, eventually
+from tests.support.prompts import prompts
+from tests.support.reference import text
 from tests.support.services import Service, free_port
 
 needs_prometheus = pytest.mark.skipif(
@@ -70,7 +72,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("panels")
-    tight = {"max_contexts": "6", "context_bytes": "1800000", "context_ttl_seconds": "2"}
+    tight = {"max_contexts": "6", "context_bytes": "2600000", "context_ttl_seconds": "2"}
     quick = {"probe_seconds": "0.3", "first_pause_seconds": "0.1", "longest_pause_seconds": "0.5"}
     cloud = Service("cloud", folder / "cloud.log", tight)
     edges = [
@@ -137,6 +139,10 @@ def _load(cloud: Service, edges: list[Service]) -> None:
     time.sleep(3)
     edges[1].start()
     edges[1].wait_until_ready("reachable")
+    (long,) = prompts(text(), 1, length=100)
+    for _ in range(2):  # the second begins as the first did
+        twice = {"inputs": long, "parameters": {"mode": "split", "max_new_tokens": 2}}
+        assert httpx.post(f"{edges[0].url}/generate", json=twice).status_code == 200
     refused = {"inputs": "Once", "parameters": {"max_new_tokens": 100_000}}
     assert httpx.post(f"{edges[0].url}/generate", json=refused).status_code == 422
     _put(edges, 8, "--users", "14", "--mode", "collaborative=3", "--mode", "split")
