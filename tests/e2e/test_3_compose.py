@@ -238,6 +238,10 @@ def test_without_the_cloud_the_edge_goes_on_and_with_it_again_as_before(
 def test_a_restarted_cloud_is_found_again(stack: Compose, edge: httpx.Client) -> None:
     before = _generate(edge, mode="cloud")["generated_text"]
     stack.run("restart", "cloud")
+    # An edge looks every two seconds: until then it holds a cloud that is loading for reachable.
+    eventually(
+        lambda: dict(_healths(stack))["cloud"], lambda health: health == "healthy", seconds=60
+    )
     _reachable(edge)
     assert _generate(edge, mode="cloud")["generated_text"] == before
 
