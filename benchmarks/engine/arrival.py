@@ -8,25 +8,19 @@ tokens while it is run is held against that before.
 
 import asyncio
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import typer
 
 from benchmarks import prompts
-from benchmarks.engine.models import random_llama
+from benchmarks.engine.services import edge_and_cloud
 from cli.partition import SHIPPED_MODEL
-from cli.processes import Plan, free_ports, running, wait_ready
-from shared.model import write_bundles
-from shared.protocol.version import PROTOCOL_VERSION
 
-SPLIT, EDGE_DEPTH = 4, 8
 _PATIENCE = httpx.Timeout(600)
 
 
@@ -64,23 +58,8 @@ def main(
     compute_format: Annotated[str, typer.Option("--format", help="Of both sides.")] = "bf16",
 ) -> None:
     """Print p50 and p95 between tokens before and during, and how long the prompt took."""
-    with tempfile.TemporaryDirectory(prefix="tandem-arrival-") as name:
-        folder = Path(name)
-        write_bundles(
-            random_llama(folder / "model"),
-            folder,
-            split=SPLIT,
-            edge_depth=EDGE_DEPTH,
-            edge_format=compute_format,
-            cloud_format=compute_format,
-            protocol_version=PROTOCOL_VERSION,
-        )
-        edge_port, cloud_port = free_ports(2)
-        plan = Plan(folder / "edge", folder / "cloud", edge_port, cloud_port)
-        with running(plan, logs=folder) as services:
-            for service, url in zip(services, (plan.cloud_url, plan.edge_url), strict=True):
-                wait_ready(service, url, seconds=120)
-            asyncio.run(_measure(plan.edge_url, sessions, tokens, before))
+    with edge_and_cloud(compute_format) as url:
+        asyncio.run(_measure(url, sessions, tokens, before))
 
 
 async def _measure(url: str, sessions: int, tokens: int, before: float) -> None:

@@ -13,7 +13,6 @@ import json
 import os
 import random
 import statistics
-import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -28,13 +27,9 @@ import torch
 import typer
 
 from benchmarks import prompts
-from benchmarks.engine.models import random_llama
+from benchmarks.engine.services import edge_and_cloud
 from cli.partition import SHIPPED_MODEL
-from cli.processes import Plan, free_ports, running, wait_ready
-from shared.model import write_bundles
-from shared.protocol.version import PROTOCOL_VERSION
 
-SPLIT, EDGE_DEPTH = 4, 8
 LOAD = 0.9
 KEY = "benchmark"
 SHORT_PAUSE_SECONDS = 0.5
@@ -156,23 +151,8 @@ def main(
 ) -> None:
     """Measure a mode, and write its rows and table."""
     os.environ["TANDEM_EDGE_EMERGENCY_KEYS"] = sha256(KEY.encode()).hexdigest()
-    with tempfile.TemporaryDirectory(prefix="tandem-emergency-") as name:
-        folder = Path(name)
-        write_bundles(
-            random_llama(folder / "model"),
-            folder,
-            split=SPLIT,
-            edge_depth=EDGE_DEPTH,
-            edge_format=compute_format,
-            cloud_format=compute_format,
-            protocol_version=PROTOCOL_VERSION,
-        )
-        edge_port, cloud_port = free_ports(2)
-        plan = Plan(folder / "edge", folder / "cloud", edge_port, cloud_port)
-        with running(plan, logs=folder) as services:
-            for service, url in zip(services, (plan.cloud_url, plan.edge_url), strict=True):
-                wait_ready(service, url, seconds=120)
-            found = asyncio.run(_measure(plan.edge_url, mode, count, tokens, sessions, pause))
+    with edge_and_cloud(compute_format) as url:
+        found = asyncio.run(_measure(url, mode, count, tokens, sessions, pause))
     page = table(found, compute_format)
     typer.echo(page)
     out.mkdir(parents=True, exist_ok=True)

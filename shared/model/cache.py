@@ -77,7 +77,7 @@ class KVCache:
 
     def places(self, layers: range) -> range:
         """Layers of the model as the room counts them."""
-        return range(layers.start - self._start, layers.stop - self._start)
+        return range(self.place(layers.start), self.place(layers.stop))
 
     def buffer(self, layer: int) -> Tensor:
         """The rows [2, kv_heads, n, D] of `layer`, `growth` having been booked and made; those from
@@ -85,7 +85,7 @@ class KVCache:
         """
         if self._room is None:
             raise ValueError("the cache has no room yet")
-        return self._room.layer(layer - self._start)
+        return self._room.layer(self.place(layer))
 
     @property
     def nbytes(self) -> int:

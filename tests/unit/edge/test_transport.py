@@ -95,14 +95,16 @@ def test_an_answer_that_is_whole_is_given_whatever_surrounds_it(
     on_loop(check())
 
 
-def test_a_connection_is_used_again_and_again(on_loop: OnLoop) -> None:
-    async def script(peer: Peer) -> None:
-        while request := await peer.request():
-            body = request.partition(b"\r\n\r\n")[2]
-            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+async def echo(peer: Peer) -> None:
+    """Answer every request with its own body."""
+    while request := await peer.request():
+        body = request.partition(b"\r\n\r\n")[2]
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
+
+def test_a_connection_is_used_again_and_again(on_loop: OnLoop) -> None:
     async def check() -> None:
-        async with talking(script) as (client, server):
+        async with talking(echo) as (client, server):
             for size in (0, 1, 100, 1_000_000, 3):
                 assert (await client.post("/", content=b"x" * size)).content == b"x" * size
             assert len(server.peers) == 1
@@ -111,13 +113,8 @@ def test_a_connection_is_used_again_and_again(on_loop: OnLoop) -> None:
 
 
 def test_many_at_once_each_get_their_own_answer(on_loop: OnLoop) -> None:
-    async def script(peer: Peer) -> None:
-        while request := await peer.request():
-            body = request.partition(b"\r\n\r\n")[2]
-            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-
     async def check() -> None:
-        async with talking(script) as (client, server):
+        async with talking(echo) as (client, server):
 
             async def ask(who: int) -> None:
                 for n in range(25):
