@@ -121,7 +121,7 @@ class KVCache:
         them no more, or there is no room. Called where no step runs.
         """
         lender = loan.lender
-        if lender.closed or any(lender.length(layer) < loan.rows for layer in layers):
+        if any(lender.length(layer) < loan.rows for layer in layers):  # closed, it holds none
             return False
         try:
             reserve(self.ledger, [(self, layers, loan.rows)])

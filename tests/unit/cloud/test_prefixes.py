@@ -16,7 +16,7 @@ from services.cloud.engine import CloudEngine, Draw, Pass, Pick
 from shared.decoding.sampling import Choice, PrefixState, SamplingParameters
 from shared.errors import OutOfMemory
 from shared.model import KVCache, Loan, SpanModel
-from shared.protocol.messages import Block
+from shared.protocol.messages import Block, Codec
 from shared.quantization import encode
 from shared.runtime.work import Failed
 from tests.support.tiny_models import DEPTH, feed, prompt, whole
@@ -67,6 +67,8 @@ def session(
     client: str = "aa",
     split: int = 0,
     changed: int | None = None,
+    scale: float = 1.0,
+    codec: Codec = "fp16",
     nbytes: int = 100,
 ) -> Context:
     """A context whose prompt is `tokens`, with states where it has a split, of which that at
@@ -75,13 +77,14 @@ def session(
     opening = replace(
         CLOUD_OPENING,
         client=client,
+        codec=codec,
         split=split,
         mode="split" if split else "cloud",
         prompt_tokens=len(tokens),
         max_positions=1000,
     )
     context = Context("s", opening, hidden=WIDTH)
-    rows = STATES[: len(tokens)].clone()
+    rows = STATES[: len(tokens)] * scale
     if changed is not None:
         rows[changed] += 1
     given = Block(
@@ -93,7 +96,7 @@ def session(
         start=0,
         tokens=tuple(tokens),
         binding=len(tokens),
-        states=encode(rows, "fp16") if split else None,
+        states=encode(rows, codec) if split else None,
     )
     context.apply(given)
     context.cache = cast(KVCache, Held(nbytes))
@@ -136,6 +139,16 @@ def test_only_what_makes_the_same_kv_is_found() -> None:
     assert shelf.rows(session(numbers(200), split=2, changed=0)) == 0
     assert shelf.rows(session(numbers(200), split=1)) == 0
     assert shelf.rows(session(numbers(200), client="ab")) == 0
+
+
+def test_states_that_differ_in_scale_alone_are_others() -> None:
+    shelf = Shelf()
+    one, twice = (session(numbers(200), split=2, codec="int8", scale=s) for s in (1.0, 2.0))
+    assert one.states.slice(0, 200).payload == twice.states.slice(0, 200).payload
+    shelf.taught(one)
+    assert shelf.rows(session(numbers(200), split=2, codec="int8")) == 3 * CHUNK
+    assert shelf.rows(twice) == 0
+    assert shelf.rows(session(numbers(200), split=2)) == 0, "of another codec"
 
 
 def test_rows_of_every_layer_are_found_by_their_tokens_if_every_layer_has_run() -> None:

@@ -77,6 +77,15 @@ def test_memory_held_is_the_pages_counted(rows: int) -> None:
     assert resident(taken.slab) == 0
 
 
+def test_no_huge_page_holds_more_than_is_written() -> None:
+    slab = slot_of(Pool(layout()).take()).slab
+    address = f"{slab.rows.data_ptr():x}-"
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    assert any(line.startswith(address) for line in lines)
+    flags = next(line for line in lines if line.startswith("VmFlags:"))
+    assert "nh" in flags.split()
+
+
 def test_a_room_given_back_reads_as_zeros_to_the_next() -> None:
     rooms = Pool(layout())
     first = slot_of(rooms.take())
