@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from shared.model import SpanModel
+    from shared.runtime.lifecycle import Lifecycle
 
 Loading: TypeAlias = "Callable[[SpanModel], SpanModel]"
 
@@ -55,11 +56,11 @@ def _edge(loading: "Loading", *, resend: bool) -> None:
 
     settings = environment.read(Settings)
 
-    def application(model: "SpanModel") -> "FastAPI":
+    def application(model: "SpanModel", lifecycle: "Lifecycle") -> "FastAPI":
         model = loading(model)
         inner = httpx.AsyncHTTPTransport()
         transport = Resending(inner, model.shape.hidden) if resend else None
-        return create_app(settings, model, cloud_transport=transport)
+        return create_app(settings, model, lifecycle, cloud_transport=transport)
 
     serving.run(settings, application)
 
@@ -70,7 +71,11 @@ def _cloud(loading: "Loading") -> None:
     from shared.web import serving
 
     settings = environment.read(Settings)
-    serving.run(settings, lambda model: create_app(settings, loading(model)))
+
+    def application(model: "SpanModel", lifecycle: "Lifecycle") -> "FastAPI":
+        return create_app(settings, loading(model), lifecycle)
+
+    serving.run(settings, application)
 
 
 def _plain(model: "SpanModel") -> "SpanModel":

@@ -21,7 +21,8 @@ import httpx
 from cli.errors import CommandError
 from shared.runtime.cores import usable_cores
 
-STOP_SECONDS = 10.0
+# Longer than a service's grace time by default, and what it needs besides.
+STOP_SECONDS = 15.0
 POLL_SECONDS = 0.1
 HOST = "127.0.0.1"
 

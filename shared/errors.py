@@ -11,8 +11,11 @@ It knows neither HTTP libraries nor the wire; `shared.web` renders these and
     ├── Forbidden          403  the caller's key does not allow what `field` asks for
     ├── NotFound           404  no such session
     ├── Mismatch           409  edge and cloud do not fit: `differences` says what differs
+    ├── Fenced             409  the session has gone on elsewhere: `revision` says how far
+    ├── DeadlinePassed     504  whoever asked has given up waiting
     ├── Overloaded         503  no room now; retry after `retry_after` seconds
     ├── OutOfMemory        503  the KV budget is spent
+    ├── Draining           503  this service is about to end: ask another
     ├── Unfit              503  the cloud refuses this edge, or the edge this cloud: they do not fit
     ├── CloudLost          503  no usable answer from the cloud
     ├── CodecRange         422  a hidden state is beyond the request's codec (a ComputeError)
@@ -109,6 +112,31 @@ class Overloaded(TandemError):
 
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message, retry_after=retry_after)
+
+
+class Fenced(TandemError):
+    """A request on behalf of an earlier revision of a session than the newest known."""
+
+    code = "fenced"
+    status = 409
+
+    def __init__(self, revision: int) -> None:
+        super().__init__(f"the session has gone on elsewhere, at revision {revision}")
+        self.revision = revision
+
+
+class DeadlinePassed(TandemError):
+    """Work that had not begun when whoever asked for it stopped waiting."""
+
+    code = "deadline"
+    status = 504
+    retryable = True
+
+
+class Draining(Overloaded):
+    """A service that is about to end takes nothing new."""
+
+    code = "draining"
 
 
 class OutOfMemory(Overloaded):

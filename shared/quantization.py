@@ -85,6 +85,22 @@ class CodedRows:
         scales = bytes(self._scales[start * layout.scales : stop * layout.scales])
         return _block(self.codec, stop - start, self.hidden, payload=payload, scales=scales)
 
+    def agreeing(self, other: "CodedRows") -> int:
+        """Return how many rows from the first on both hold, byte for byte the same."""
+        layout = RowLayout.of(self.codec, self.hidden)
+        rows = min(self.end, other.end)
+        for mine, theirs, width in (
+            (self._payload, other._payload, layout.payload),
+            (self._scales, other._scales, layout.scales),
+        ):
+            size = rows * width
+            if memoryview(mine)[:size] != memoryview(theirs)[:size]:
+                differing = np.frombuffer(mine, np.uint8, size) != np.frombuffer(
+                    theirs, np.uint8, size
+                )
+                rows = int(differing.argmax()) // width
+        return rows
+
     @property
     def nbytes(self) -> int:
         """Bytes held."""

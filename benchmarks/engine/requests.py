@@ -87,6 +87,7 @@ def main(
     way: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(WAYS)}; all.")] = None,
     answers: Annotated[int, typer.Option(min=1, help="Of each way.")] = 6,
     tokens: Annotated[int, typer.Option(min=10, help="Of each answer.")] = 200,
+    store: Annotated[str, typer.Option(help="URL of a Redis for the cloud; none: memory.")] = "",
     out: Annotated[Path | None, typer.Option(help="File for the rows, as JSON.")] = None,
 ) -> None:
     """Measure, and print the rows as a table."""
@@ -94,7 +95,7 @@ def main(
         folder = Path(name)
         texts = [p.text for p in prompts.read(prompts.SHIPPED, SHIPPED_MODEL, count=8, longest=40)]
         asked: list[tuple[str, float, float]] = []
-        with _services(folder) as url, httpx.Client(base_url=url, timeout=120) as http:
+        with _services(folder, store) as url, httpx.Client(base_url=url, timeout=120) as http:
             for each in way or WAYS:
                 for n in range(WARM_UP + answers):
                     began, ended = _ask(http, texts[n % len(texts)], WAYS[each], tokens)
@@ -118,7 +119,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 @contextmanager
-def _services(folder: Path) -> Iterator[str]:
+def _services(folder: Path, store: str) -> Iterator[str]:
     """Both services, clocked; gives the edge's URL. The notes are there after the block."""
     write_bundles(
         SHIPPED_MODEL,
@@ -135,7 +136,8 @@ def _services(folder: Path) -> Iterator[str]:
     os.sched_setaffinity(0, {cores.cloud})
     started: list[Service] = []
     try:
-        started.append(_service("cloud", folder, cores.cloud, {"PORT": str(cloud_port)}))
+        more = {"PORT": str(cloud_port), "STORE_URL": store}
+        started.append(_service("cloud", folder, cores.cloud, more))
         wait_ready(started[0], cloud_url, seconds=120)
         more = {"PORT": str(edge_port), "CLOUD_URL": cloud_url}
         started.append(_service("edge", folder, cores.edge, more))

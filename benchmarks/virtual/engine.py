@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from benchmarks.paced.model import PacedModel
 from shared.errors import Abandoned
 from shared.model import Segment
+from shared.runtime.deadline import NEVER, Deadline
 from shared.runtime.work import Completed, Engine, Failed, Work
 
 # How often a step asks whether it is still wanted: about a layer of the paper's model.
@@ -51,12 +52,13 @@ class VirtualThread(Generic[W, R]):
     def __exit__(self, *_: object) -> None:
         self._run_errands()
 
-    def submit(self, work: W) -> "asyncio.Future[Completed[R]]":
+    def submit(self, work: W, deadline: Deadline = NEVER) -> "asyncio.Future[Completed[R]]":
         """See `ModelThread.submit`."""
-        return asyncio.ensure_future(self.run(work))
+        return asyncio.ensure_future(self.run(work, deadline))
 
-    async def run(self, work: W) -> Completed[R]:
-        """See `ModelThread.run`."""
+    async def run(self, work: W, deadline: Deadline = NEVER) -> Completed[R]:
+        """See `ModelThread.run`; deadlines are of another clock and not held to."""
+        del deadline
         loop = asyncio.get_running_loop()
         asked, seconds = loop.time(), 0.0
         self.waiting += 1

@@ -16,7 +16,12 @@ def cloud() -> Dashboard:
         "Tandem / Cloud and contexts",
         "tandem-cloud",
         "What the cloud computes, and the sessions it holds.",
-        (("Work", [*_work(), *_steps()]), ("Contexts", _contexts()), ("Agreement", _agreement())),
+        (
+            ("Work", [*_work(), *_steps()]),
+            ("Contexts", _contexts()),
+            ("The store of logs", _store()),
+            ("Agreement", _agreement()),
+        ),
         variables=[("replica", 'up{job="cloud"}')],
     )
 
@@ -147,6 +152,43 @@ def _contexts() -> list[PanelBuilder]:
             unit="percentunit",
             description="Positions of prompts whose KV another prompt of the same caller had left, "
             "and which were not computed again.",
+        ),
+    ]
+
+
+def _store() -> list[PanelBuilder]:
+    return [
+        lines(
+            "Store up",
+            Query(f"min by (replica) (tandem_store_up{{{CLOUD}}})", "{{replica}}"),
+            unit="bool_yes_no",
+            description="Whether the store of logs answers this replica; yes, where it has none. "
+            "While it does not, sessions live in the replicas' memory alone.",
+            most=1,
+        ),
+        lines(
+            "Questions to the store",
+            Query(
+                f"sum by (operation, outcome) (rate(tandem_store_requests_total{{{CLOUD}}}{RATE}))"
+                " > 0",
+                "{{operation}}: {{outcome}}",
+            ),
+            unit="reqps",
+            description="claim, read: a session is taken up; append, replace: its log is written; "
+            "failed: no answer in time; skipped: not asked for a while after that; refused: full.",
+        ),
+        lines(
+            "Store request duration",
+            *quantiles(f"tandem_store_request_duration_seconds_bucket{{{CLOUD}}}"),
+            unit="s",
+            description="Every report that tells of a token waits for its question.",
+        ),
+        lines(
+            "Damaged entries",
+            _by("replica", "tandem_store_damaged_entries_total", "{{replica}}"),
+            unit="none",
+            description="Entries a second that were not what was stored. What followed was asked "
+            "of the edge again.",
         ),
     ]
 

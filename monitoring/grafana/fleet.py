@@ -78,6 +78,19 @@ def _link() -> list[PanelBuilder]:
             most=1,
         ),
         lines(
+            "Replicas serving",
+            Query(f"min by (edge) (tandem_cloud_replicas_serving{{{EDGE}}})", "{{edge}}"),
+            unit="none",
+            description="Replicas of the cloud this edge knows that answer, fit and mean to stay.",
+        ),
+        lines(
+            "Sessions moved",
+            _sum("tandem_session_moves_total"),
+            unit="ops",
+            description="Sessions that went on at another replica, because theirs failed or said "
+            "that it would end.",
+        ),
+        lines(
             "Round trip",
             Query(f"max by (edge) (tandem_link_round_trip_seconds{{{EDGE}}})", "{{edge}}"),
             unit="s",

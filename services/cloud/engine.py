@@ -14,6 +14,7 @@ from torch import Tensor
 
 from shared.decoding.sampling import Choice, PrefixState, SamplingParameters, sample
 from shared.model import KVCache, LayerSpan, Lineage, Loan, Segment, SpanModel, Tap, Tree
+from shared.runtime.deadline import NEVER, Deadline
 from shared.runtime.work import Claim, Failed
 
 Choices: TypeAlias = tuple[Choice, ...]
@@ -66,6 +67,7 @@ class Pass:
     charge: int = 1
     lineage: Lineage | None = None
     claim: Claim = field(default_factory=Claim)
+    deadline: Deadline = NEVER
     loan: Loan | None = None
     borrowed: int = 0
 

@@ -5,12 +5,21 @@ plain values.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from services.cloud.completion import Completion
-from services.cloud.contexts import MemoryContexts
+from services.cloud.contexts import (
+    ContextStore,
+    DurableContexts,
+    Form,
+    Guard,
+    MemoryContexts,
+    RedisLogs,
+    seal_of,
+)
 from services.cloud.engine import CloudEngine, Pass
 from services.cloud.metrics import CloudMetrics
 from services.cloud.routes import Surface
@@ -22,6 +31,7 @@ from shared.decoding.sampling import Choice
 from shared.errors import BadModel
 from shared.model import SpanModel, probe_tau
 from shared.protocol.version import PROTOCOL_VERSION
+from shared.runtime.lifecycle import Lifecycle
 from shared.runtime.model_thread import ModelThread
 from shared.runtime.schedule import Schedule
 from shared.web import errors, serving
@@ -33,10 +43,11 @@ from shared.web.observe import observation_routes
 SWEEP_SECONDS = 5.0
 
 
-def create_app(settings: Settings, model: SpanModel) -> FastAPI:
+def create_app(settings: Settings, model: SpanModel, lifecycle: Lifecycle | None = None) -> FastAPI:
     """Return the cloud's application around a loaded model; its thread lives as long as the
     app's lifespan.
     """
+    lifecycle = lifecycle or Lifecycle()
     manifest = model.manifest
     if manifest is None or manifest.role != "cloud":
         raise BadModel("the cloud serves a cloud bundle; make one with `tandem partition`")
@@ -47,7 +58,8 @@ def create_app(settings: Settings, model: SpanModel) -> FastAPI:
     model.kv_budget_bytes = settings.context_bytes
     engine = CloudEngine(model)
     thread = _thread(engine, settings, metrics)
-    store = _store(settings, model, thread, metrics)
+    welcome = Welcome(manifest.fingerprint, model.span, model.shape)
+    store = _store(settings, _memory(settings, model, thread, metrics), welcome, metrics)
     metrics.read_from(
         Gauges(
             waiting=lambda: thread.waiting,
@@ -57,12 +69,12 @@ def create_app(settings: Settings, model: SpanModel) -> FastAPI:
             kv_budget_bytes=settings.context_bytes,
         )
     )
-    welcome = Welcome(manifest.fingerprint, model.span, model.shape)
     tau = probe_tau(model)
     patience = settings.reorder_seconds
-    compute_format = manifest.compute_format
-    verifier = Verifier(store, engine, thread, metrics, compute_format, tau, patience)
-    completion = Completion(welcome, store, engine, thread, verifier, metrics, patience)
+    verifier = Verifier(store, engine, thread, metrics, manifest.compute_format, tau, patience)
+    completion = Completion(
+        welcome, store, engine, thread, verifier, metrics, patience, lifecycle=lifecycle
+    )
     metrics.show(
         contexts=lambda: len(store),
         nbytes=lambda: store.nbytes,
@@ -76,13 +88,11 @@ def create_app(settings: Settings, model: SpanModel) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        pause = min(SWEEP_SECONDS, settings.context_ttl_seconds / 2)
         with thread:
-            pause = min(SWEEP_SECONDS, settings.context_ttl_seconds / 2)
-            sweeper = asyncio.create_task(_sweep(store, pause))
-            yield
-            sweeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await sweeper
+            async with _swept(store, pause):
+                yield
+            await store.aclose()
 
     app = FastAPI(title="Tandem cloud", lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
@@ -90,12 +100,29 @@ def create_app(settings: Settings, model: SpanModel) -> FastAPI:
     app.add_middleware(Direct, posts=surface.posts())
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(RequestId)
-    app.include_router(observation_routes(registry, lambda: (True, shown)))
+    app.include_router(observation_routes(registry, lifecycle, lambda: shown))
     app.include_router(surface.routes())
     return app
 
 
 def _store(
+    settings: Settings, memory: MemoryContexts, welcome: Welcome, metrics: CloudMetrics
+) -> ContextStore:
+    """Contexts in memory, and where a store is named, their logs in it."""
+    if not settings.store_url:
+        return memory
+    logs = RedisLogs(
+        settings.store_url,
+        ttl_seconds=settings.context_ttl_seconds,
+        bytes_per_client=settings.store_bytes_per_client,
+    )
+    guard = Guard(logs, settings.store_timeout_seconds, metrics)
+    shape, most = welcome.shape, settings.store_bytes_per_client
+    form = Form(shape.hidden, shape.vocab, welcome.check_opening, most)
+    return DurableContexts(memory, guard, seal_of(settings.store_key), form)
+
+
+def _memory(
     settings: Settings,
     model: SpanModel,
     thread: ModelThread[Pass, tuple[Choice, ...]],
@@ -133,10 +160,20 @@ def _thread(
 def main() -> None:
     """Serve until SIGTERM; process 1 of the cloud image."""
     settings = environment.read(Settings)
-    serving.run(settings, lambda model: create_app(settings, model))
+    serving.run(settings, partial(create_app, settings))
 
 
-async def _sweep(store: MemoryContexts, pause: float) -> None:
+@asynccontextmanager
+async def _swept(store: ContextStore, pause: float) -> AsyncIterator[None]:
+    """Have the store swept every `pause` seconds."""
+    sweeper = asyncio.create_task(_sweep(store, pause))
+    yield
+    sweeper.cancel()
+    with suppress(asyncio.CancelledError):
+        await sweeper
+
+
+async def _sweep(store: ContextStore, pause: float) -> None:
     while True:
         await asyncio.sleep(pause)
         store.sweep()

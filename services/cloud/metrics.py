@@ -9,9 +9,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from shared.web.metrics import ServiceMetrics, expect
 
 OPERATIONS = ("upload", "catch_up", "complete", "stream", "close")
-OUTCOMES = ("ok", "cancelled", "overloaded", "out_of_memory", "invalid", "compute", "internal")
+OUTCOMES = (
+    "ok", "cancelled", "overloaded", "out_of_memory", "invalid", "compute", "internal", "draining",
+    "deadline",
+)  # fmt: skip
 MODES = ("collaborative", "verified", "cloud", "split")
 CODECS = ("fp32", "fp16", "int8", "ids")
+STORE_OPERATIONS = ("claim", "read", "append", "replace", "close")
+STORE_OUTCOMES = (
+    *("ok", "missing", "fenced", "closed", "behind", "dropped"),
+    *("failed", "refused", "skipped", "cancelled"),
+)
+STORE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 PASS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -22,6 +31,7 @@ class CloudMetrics(ServiceMetrics):
         super().__init__(registry)
         self._requests(registry)
         self._contexts(registry)
+        self._store(registry)
         self._tokens(registry)
 
     def _requests(self, registry: CollectorRegistry) -> None:
@@ -90,6 +100,35 @@ class CloudMetrics(ServiceMetrics):
         )
         expect(self.ended, ("closed", "expired", "evicted"))
 
+    def _store(self, registry: CollectorRegistry) -> None:
+        self.store_requests = Counter(
+            "tandem_store_requests",
+            "Questions to the store of logs, by operation and how it answered",
+            ["operation", "outcome"],
+            registry=registry,
+        )
+        self.store_duration = Histogram(
+            "tandem_store_request_duration_seconds",
+            "Time a question to the store of logs took",
+            ["operation"],
+            buckets=STORE_SECONDS,
+            registry=registry,
+        )
+        self.store_is_up = Gauge(
+            "tandem_store_up",
+            "1 while the store of logs answers, or there is none; 0 while sessions live in memory"
+            " alone",
+            registry=registry,
+        )
+        self.store_damage = Counter(
+            "tandem_store_damaged_entries",
+            "Entries of stored logs that were not what was stored: asked of the edge again",
+            registry=registry,
+        )
+        self.store_is_up.set(1)
+        expect(self.store_requests, STORE_OPERATIONS, STORE_OUTCOMES)
+        expect(self.store_duration, STORE_OPERATIONS)
+
     def _tokens(self, registry: CollectorRegistry) -> None:
         self.tokens = Counter(
             "tandem_tokens", "Tokens chosen here", ["source", "mode"], registry=registry
@@ -141,6 +180,20 @@ class CloudMetrics(ServiceMetrics):
     def rewound(self) -> None:
         """See `passes.Observer`."""
         self.rewinds.inc()
+
+    def store_answered(self, operation: str, outcome: str, seconds: float) -> None:
+        """See `contexts.guard.Observer`."""
+        self.store_requests.labels(operation=operation, outcome=outcome).inc()
+        if outcome != "skipped":
+            self.store_duration.labels(operation=operation).observe(seconds)
+
+    def store_up(self, up: bool) -> None:
+        """See `contexts.guard.Observer`."""
+        self.store_is_up.set(up)
+
+    def store_damaged(self, entries: int) -> None:
+        """See `contexts.guard.Observer`."""
+        self.store_damage.inc(entries)
 
     def changed(self, change: str) -> None:
         """A context was opened, ended, or lost its KV (`contexts.Change`)."""

@@ -1,5 +1,6 @@
 """The cloud's HTTP surface: blocks in, reports out, both as frames of the protocol."""
 
+import re
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
@@ -10,9 +11,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from services.cloud.completion import Completion
 from services.cloud.metrics import CloudMetrics
-from shared.errors import Malformed, TandemError
+from shared.errors import Invalid, Malformed, TandemError
 from shared.protocol.messages import Block, Close, Report, Want
 from shared.protocol.version import (
+    HEADER_TIMEOUT,
     MEDIA_TYPE,
     PATH_BLOCKS,
     PATH_CLOSE,
@@ -20,9 +22,11 @@ from shared.protocol.version import (
     PATH_STREAM,
 )
 from shared.protocol.wire import decode, decode_blocks, encode
+from shared.runtime.deadline import NEVER, Deadline
 from shared.web.direct import Endpoint
 from shared.web.errors import fault_of
 
+_MILLISECONDS = re.compile("[1-9][0-9]{0,8}")
 _OPERATION = {Want.NOTHING: "upload", Want.SOON: "catch_up", Want.NOW: "complete"}
 
 
@@ -50,21 +54,23 @@ class Surface:
         return {PATH_BLOCKS: self.take_block, PATH_STREAM: self.stream, PATH_CLOSE: self.close}
 
     async def show_manifest(self) -> Response:
-        """What is served here, for an edge to check itself against."""
-        return JSONResponse(self.manifest)
+        """What is served here, for an edge to check itself against, and whether for long."""
+        return JSONResponse({**self.manifest, "draining": self.completion.lifecycle.draining})
 
     async def take_block(self, request: Request) -> Response:
         """Apply the blocks of a body and answer with the newest report."""
+        deadline = _deadline(request)
         blocks = await self._read(request)
         with self._observed(_OPERATION[blocks[-1].want]):
-            return self._frame(await self.completion.accept(blocks))
+            return self._frame(await self.completion.accept(blocks, deadline))
 
     async def stream(self, request: Request) -> Response:
         """Apply the blocks of a body and stream a report per token; a failure after the first
         report is a fault frame.
         """
+        deadline = _deadline(request)
         blocks = await self._read(request)
-        reports = self.completion.stream(blocks)
+        reports = self.completion.stream(blocks, deadline)
         try:
             first = await anext(reports)
         except TandemError as error:
@@ -79,7 +85,7 @@ class Surface:
             message = decode(await request.body(), limit=self.limit)
             if not isinstance(message, Close):
                 raise Malformed(f"a close was expected, not a {type(message).__name__.lower()}")
-            self.completion.close(message.session)
+            await self.completion.close(message.session, message.revision)
             return Response(status_code=204)
 
     async def _read(self, request: Request) -> list[Block]:
@@ -131,3 +137,16 @@ class Surface:
             self.metrics.running.dec()
             self.metrics.requests.labels(operation=operation, outcome=outcome).inc()
             self.metrics.duration.labels(operation=operation).observe(time.perf_counter() - began)
+
+
+def _deadline(request: Request) -> Deadline:
+    """When the sender stops waiting, by its own word."""
+    given = request.headers.get(HEADER_TIMEOUT)
+    if given is None:
+        return NEVER
+    if not _MILLISECONDS.fullmatch(given):
+        raise Invalid(
+            f"{HEADER_TIMEOUT} is no whole number of milliseconds from 1 to 999999999",
+            field=HEADER_TIMEOUT,
+        )
+    return Deadline.after(int(given) / 1000)

@@ -23,7 +23,9 @@ async def run(
     borrows of them too.
 
     Raises:
-        Overloaded: the engine's queue is full. Else whatever the engine failed it with.
+        Overloaded: the engine's queue is full.
+        DeadlinePassed: the pass has waited for longer than whoever asked. Else whatever the engine
+            failed it with.
     """
     first = work.position == 0
     found = store.prefixes.find(context, whole=work.start == 0) if first else None
@@ -32,7 +34,7 @@ async def run(
         looked_at = min((pick.row for pick in work.picks), default=work.rows - 1)
         if rows <= looked_at and (coded is None or rows <= lender.states.end):
             work.loan = Loan(lender.cache, rows)
-    completed = await thread.run(work)
+    completed = await thread.run(work, work.deadline)
     if found is not None and work.borrowed and coded is not None:
         coded.insert(0, found[0].states.slice(0, work.borrowed))
     if first and not context.passes:

@@ -47,11 +47,24 @@ class Settings(BaseSettings):
     max_contexts: int = Field(default=1024, ge=1)
     # Idle seconds after which a session is forgotten.
     context_ttl_seconds: float = Field(default=600, gt=0)
+    # Where sessions' logs are kept for any replica to go on with: `redis://:password@host:port/db`
+    # (`rediss://` with TLS), Redis 7 or later, one primary. Empty: in this process's memory alone.
+    store_url: str = Field(default="", pattern=r"^(rediss?://\S+)?$", repr=False)
+    # 64 hexadecimal digits, the same for all replicas: logs are encrypted with AES-256-GCM. Empty:
+    # they have a checksum only.
+    store_key: str = Field(default="", pattern=r"^([0-9a-fA-F]{64})?$", repr=False)
+    # Seconds to wait for the store, after which a request does without it.
+    store_timeout_seconds: float = Field(default=0.25, gt=0)
+    # Bytes of logs one caller of an edge may have in the store: the least recently written ones go.
+    store_bytes_per_client: int = Field(default=256 * 1024**2, ge=1)
     # Seconds a block waits for the one before it.
     reorder_seconds: float = Field(default=2.0, ge=0)
     # Largest request body, in bytes.
     max_body_bytes: int = Field(default=64 * 1024**2, ge=1024)
-    # Seconds that requests under way get after SIGTERM.
+    # Seconds after SIGTERM for which new requests are served while `/readyz` fails: what load
+    # balancers need to notice.
+    drain_seconds: int = Field(default=0, ge=0)
+    # Seconds that requests under way get after that.
     grace_seconds: int = Field(default=10, ge=0)
     # Lowest level of the JSON logs on standard error: `DEBUG`, `INFO`, `WARNING` or `ERROR`.
     log_level: str = Field(default="INFO", pattern="(?i)^(debug|info|warning|error)$")

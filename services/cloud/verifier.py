@@ -17,6 +17,7 @@ from services.cloud.running import leave, run
 from shared.decoding.sampling import Choice
 from shared.errors import Malformed
 from shared.protocol.messages import Block, Want
+from shared.runtime.deadline import NEVER, Deadline
 from shared.runtime.model_thread import ModelThread
 
 
@@ -39,21 +40,24 @@ class Verifier:
     tau: float
     reorder_seconds: float
 
-    async def take(self, context: VerifiedContext, blocks: Sequence[Block]) -> int | None:
+    async def take(
+        self, context: VerifiedContext, blocks: Sequence[Block], deadline: Deadline = NEVER
+    ) -> int | None:
         """Take in blocks and decide what they want; returns the position from which the edge has to
-        send again, if it does.
+        send again, if it does. The caller has the context's `turn`, as in `run_ahead`.
 
         Raises:
             Malformed: a block contradicts itself or what was confirmed.
             Overloaded, OutOfMemory: no room now.
+            DeadlinePassed: no pass had begun by then; a later block makes up for it.
         """
-        async with context.turn:
-            if not await self._apply_in_time(context, blocks):
-                return min(context.held, context.through)
-            wants = any(block.want is Want.NOW for block in blocks)
-            context.hungry = (context.hungry or wants) and not context.ended
-            if context.hungry and await self._decide(context):
-                context.hungry = False
+        if not await self._apply_in_time(context, blocks, deadline):
+            deadline.require()
+            return min(context.held, context.through)
+        wants = any(block.want is Want.NOW for block in blocks)
+        context.hungry = (context.hungry or wants) and not context.ended
+        if context.hungry and await self._decide(context, deadline):
+            context.hungry = False
         return None
 
     async def run_ahead(self, context: VerifiedContext, position: int) -> bool:
@@ -61,22 +65,24 @@ class Verifier:
         where that has come. Not where the edge has announced a node for what is decided: then its
         state is about to come, and drafts with it. True if it was decided.
         """
-        async with context.turn:
-            if context.through != position or context.ended or context.announced:
-                return False
-            if verification.can_verify(context):
-                await self._run(context, verification.plan(context, self.engine))
-                return True
-            return self._has_trunk(context) and await self._alone(context)
+        if context.through != position or context.ended or context.announced:
+            return False
+        if verification.can_verify(context):
+            await self._run(context, verification.plan(context, self.engine))
+            return True
+        return self._has_trunk(context) and await self._alone(context)
 
-    async def _apply_in_time(self, context: VerifiedContext, blocks: Sequence[Block]) -> bool:
+    async def _apply_in_time(
+        self, context: VerifiedContext, blocks: Sequence[Block], deadline: Deadline
+    ) -> bool:
         """Apply blocks; where the edge knows of more decided tokens than are here, wait a while for
         the blocks that bring them. False if they do not come.
         """
         ahead = self._apply(context, blocks) is Standing.AHEAD
         context.turn.notify_all()
+        patience = 0 if context.taken_over else min(self.reorder_seconds, deadline.left)
         try:
-            async with asyncio.timeout(self.reorder_seconds if ahead else None):
+            async with asyncio.timeout(patience if ahead else None):
                 await context.turn.wait_for(lambda: blocks[-1].acknowledged <= context.through)
         except TimeoutError:
             return False
@@ -100,28 +106,34 @@ class Verifier:
         same = context.opening.trunk_format == self.compute_format
         return self.engine.model.span.start == 0 and same
 
-    async def _decide(self, context: VerifiedContext) -> bool:
+    async def _decide(self, context: VerifiedContext, deadline: Deadline) -> bool:
         """Run a pass if one can decide anything; true if it did."""
         if verification.can_verify(context):
-            await self._run(context, verification.plan(context, self.engine))
+            await self._run(context, verification.plan(context, self.engine), deadline)
             return True
         if context.held < context.through == context.as_ids and not context.ended:
-            return await self._alone(context)
+            return await self._alone(context, deadline)
         return False
 
-    async def _alone(self, context: VerifiedContext) -> bool:
+    async def _alone(self, context: VerifiedContext, deadline: Deadline = NEVER) -> bool:
         decided = context.through
         while context.through == decided and not context.ended:
             if context.carries_states:
                 planned = verification.plan_alone(context, self.engine)
             else:
                 planned = verification.plan(context, self.engine)
-            await self._run(context, planned, alone=True)
+            await self._run(context, planned, deadline, alone=True)
         return True
 
     async def _run(
-        self, context: VerifiedContext, planned: verification.Verification, *, alone: bool = False
+        self,
+        context: VerifiedContext,
+        planned: verification.Verification,
+        deadline: Deadline = NEVER,
+        *,
+        alone: bool = False,
     ) -> None:
+        planned.work.deadline = deadline
         needed = verification.bytes_needed(context, self.engine, alone=alone)
         self.store.make_room(context, needed)
         work = planned.work

@@ -15,10 +15,11 @@ from services.edge.cloud_client import Traffic
 from services.edge.generation import Generation, Token
 from services.edge.metrics import EdgeMetrics
 from services.edge.schemas import Details, TokenView, Usage
+from services.edge.spent import Spent
 from services.edge.text import StreamDecoder
-from services.edge.uplink import Spent
 from services.edge.verified import Waits
-from shared.errors import Overloaded, TandemError
+from shared.errors import Draining, Overloaded, TandemError
+from shared.runtime.lifecycle import Lifecycle
 from shared.runtime.work import Priority
 
 _log = logging.getLogger(__name__)
@@ -26,9 +27,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Load:
-    """How many requests are being served, of how many of a class this edge takes on at once."""
+    """How many requests are being served, of how many of a class this edge takes on at once, and
+    until when.
+    """
 
     limit: int
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
     running: Counter[Priority] = field(default_factory=Counter)
 
     def require_room(self, priority: Priority) -> None:
@@ -39,6 +43,15 @@ class Load:
         """
         if (count := self.running[priority]) >= self.limit:
             raise Overloaded(f"{count} requests are being served, the most allowed")
+
+    def require_time(self) -> None:
+        """Refuse to go on when this edge is about to end.
+
+        Raises:
+            Draining: requests under way have had their time.
+        """
+        if self.lifecycle.over:
+            raise Draining("this edge is ending: ask again, another or a later one")
 
     @contextmanager
     def serving(self, metrics: EdgeMetrics, priority: Priority) -> Iterator[None]:
@@ -80,6 +93,7 @@ class Answer:
                         yield view
                         if self.finished:
                             break
+                        self.load.require_time()
             except TandemError as error:
                 failure = error.code
                 self.metrics.refused(error)

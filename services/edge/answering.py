@@ -7,23 +7,23 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from services.edge.answer import Answer, Load
 from services.edge.callers import Caller
 from services.edge.chain import Chain
 from services.edge.chances import RANKS, Chances
-from services.edge.cloud_client import CloudClient
+from services.edge.cloud_side import CloudSide
 from services.edge.controller import Controller
 from services.edge.draft_uplink import DraftUplink
 from services.edge.drafting import Ranker
 from services.edge.drafts import Drafts
 from services.edge.engine import EdgeEngine, EdgeResult, EdgeWork
 from services.edge.generation import Generation
-from services.edge.link import Link
 from services.edge.metrics import EdgeMetrics
 from services.edge.policy import MOST_HELD, Mode, Rules, default_on_cloud_loss
+from services.edge.resuming import Conversation, first_revision, named
 from services.edge.schemas import GenerateRequest, Parameters
 from services.edge.state import EdgeState
 from services.edge.text import TextCodec
@@ -34,7 +34,6 @@ from shared.decoding.sampling import SAMPLER_VERSION, SamplingParameters
 from shared.decoding.sequence import Sequence
 from shared.errors import CloudLost, Forbidden, Invalid, TandemError, Unfit
 from shared.protocol.messages import Codec, Opening, Sampling
-from shared.runtime.background import Background
 from shared.runtime.model_thread import ModelThread
 from shared.runtime.work import Claim
 
@@ -52,15 +51,6 @@ class Defaults:
 
 
 @dataclass(frozen=True, slots=True)
-class CloudSide:
-    """The way to the cloud; absent on an edge that serves `standalone` only."""
-
-    client: CloudClient
-    link: Link
-    background: Background
-
-
-@dataclass(frozen=True, slots=True)
 class Identity:
     """What the edge announces of itself when a session opens."""
 
@@ -71,9 +61,7 @@ class Identity:
 
 @dataclass(slots=True)
 class Answering:
-    """Turns requests into answers; one per service. `chances` are
-    what every verified session learns from and draws on.
-    """
+    """Turns requests into answers. `chances` are what verified sessions learn from and draw on."""
 
     text: TextCodec
     engine: EdgeEngine
@@ -105,9 +93,11 @@ class Answering:
         fits = self.cloud.link.unfit is None
         return ("standalone", "collaborative") if fits else ("standalone",)
 
-    async def answer(self, request: GenerateRequest, caller: Caller) -> Answer:
+    async def answer(
+        self, request: GenerateRequest, caller: Caller, conversation: Conversation | None = None
+    ) -> Answer:
         """Check a request against this deployment and get it ready; nothing runs before
-        `Answer.tokens`.
+        `Answer.tokens`. A request of a conversation goes on where the cloud has it.
 
         Raises:
             Forbidden: the caller may not ask for this priority.
@@ -128,25 +118,34 @@ class Answering:
             # Tokenizing a body of the largest size takes seconds: the event loop goes on meanwhile.
             ids = await asyncio.to_thread(self.text.encode, request.inputs)
             self.load.require_room(claim.priority)
-            return self._prepare(request, ids, claim, began)
+            return self._prepare(request, ids, claim, conversation, began)
         except TandemError as error:
             self.metrics.failures.labels(reason=error.code).inc()
             self.metrics.refused(error)
             raise
 
     def _prepare(
-        self, request: GenerateRequest, ids: list[int], claim: Claim, began: float
+        self,
+        request: GenerateRequest,
+        ids: list[int],
+        claim: Claim,
+        conversation: Conversation | None,
+        began: float,
     ) -> Answer:
         parameters = request.parameters
         rules = self._rules(parameters)
         self._check_length(ids, request)
-        seed = secrets.randbits(63) if parameters.seed is None else parameters.seed
+        seed = parameters.seed
+        if seed is None:
+            seed = conversation.seed(ids) if conversation else secrets.randbits(63)
         sampling = sampling_of(parameters, self.text.eos_ids)
         sequence = Sequence(
             ids, max_new_tokens=parameters.max_new_tokens, eos_ids=self.text.eos_ids
         )
         opening = self._opening(rules, parameters, sequence, on_the_wire(sampling, seed), claim)
-        uplink = self._uplink(opening, sequence, sampling)
+        if conversation is not None and opening is not None:
+            opening = replace(opening, client=conversation.client)
+        uplink = self._uplink(opening, rules, sequence, sampling, conversation)
         decoder = self.text.decoder(parameters.stop)
         state = self.engine.new_state(claim)
         generation = Generation(
@@ -245,28 +244,38 @@ class Answering:
         )
 
     def _uplink(
-        self, opening: Opening | None, sequence: Sequence, sampling: SamplingParameters
+        self,
+        opening: Opening | None,
+        rules: Rules,
+        sequence: Sequence,
+        sampling: SamplingParameters,
+        conversation: Conversation | None,
     ) -> Uplink | None:
         if opening is None or self.cloud is None:
             return None
+        session, key, resumable = named(conversation, opening, rules, sequence.ids)
         shape = self.engine.model.shape
-        session = secrets.token_hex(16)
-        cloud = self.cloud
-        way = (cloud.client, cloud.link, self.metrics, cloud.background)
-        if opening.mode != "verified":
+        uplink: Uplink
+        if opening.mode == "verified":
+            drafts = Drafts(
+                session,
+                opening,
+                hidden=shape.hidden,
+                vocab=shape.vocab,
+                prompt=sequence.ids,
+                prefix=sequence.prefix,
+                chances=self.chances["sampled" if sampling.temperature else "greedy"],
+            )
+            same = self.cloud.link.cloud_format == self.identity.compute_format
+            uplink = self.cloud.draft_uplink(
+                drafts, key, self.metrics, as_ids=same and "cloud" in self.modes
+            )
+        else:
             chain = Chain(session, opening, hidden=shape.hidden, vocab=shape.vocab)
-            return Uplink(chain, *way)
-        drafts = Drafts(
-            session,
-            opening,
-            hidden=shape.hidden,
-            vocab=shape.vocab,
-            prompt=sequence.ids,
-            prefix=sequence.prefix,
-            chances=self.chances["sampled" if sampling.temperature else "greedy"],
-        )
-        same = cloud.link.cloud_format == self.identity.compute_format
-        return DraftUplink(drafts, *way, as_ids=same and "cloud" in self.modes)
+            uplink = self.cloud.uplink(chain, key, self.metrics)
+        uplink.resumable = resumable
+        uplink.chain.revision = first_revision() if resumable else 0
+        return uplink
 
     def _verified(
         self,

@@ -31,10 +31,17 @@ class Chain:
         self.sent = 0
         self.acknowledged = 0
         self.final: int | None = None
+        self.revision = 0
         self._sequence = 0
         self._vocab = vocab
+        self.heard = False  # whether any report has come
         self.opened = False  # whether the cloud is known to hold the session
         self.offered = False  # whether it may hold it: a block was sent, whatever came of it
+
+    @property
+    def sequence(self) -> int:
+        """The newest block's number."""
+        return self._sequence
 
     @property
     def end(self) -> int:
@@ -56,7 +63,7 @@ class Chain:
         return Block(
             session=self.session,
             sequence=self.next_sequence(),
-            revision=0,
+            revision=self.revision,
             acknowledged=self.acknowledged,
             parent=self.digests[start],
             start=start,
@@ -79,6 +86,25 @@ class Chain:
         """
         self.sent = min(self.sent, start)
         self.opened = self.opened and start > 0
+
+    def move(self, revision: int | None = None) -> None:
+        """Go on at another replica, or at `revision` where others have had the session."""
+        self.revision = self.revision + 1 if revision is None else revision
+        self.opened = False
+
+    def hear(self, report: Report) -> None:
+        """Take in what a report says of the session as such.
+
+        Raises:
+            CloudLost: it speaks for an earlier revision.
+        """
+        if report.revision < self.revision:
+            raise CloudLost("a replica answered that the session has left", reason="moved")
+        if not self.heard and report.sequence > self._sequence:
+            # An earlier life of this session has got further: what is sent from now on is newer.
+            self.move(report.revision + 1)
+        self.heard = True
+        self.opened = report.need_from != 0 and report.revision == self.revision
 
     def truncate(self, end: int) -> None:
         """Drop every node at positions >= `end`; the next block starts there at the latest."""

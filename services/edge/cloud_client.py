@@ -2,8 +2,8 @@
 mapped to our errors.
 
 No `httpx` exception leaves this module. Errors: `CloudLost` where trying again may help (refused,
-timed out, 5xx, damaged or unreadable), `Unfit` where edge and cloud do not fit, `Invalid` where the
-cloud cannot do what the request asks.
+timed out, 5xx, damaged or unreadable), `Unfit` where edge and cloud do not fit, `Fenced` where the
+session has gone on elsewhere, `Invalid` where the cloud cannot do what the request asks.
 """
 
 import json
@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from shared.errors import CloudLost, Invalid, TandemError, Unfit
+from services.edge.replicas import Replica
+from shared.errors import CloudLost, Fenced, Invalid, TandemError, Unfit
 from shared.logs import request_id
 from shared.protocol.messages import Block, Close, Fault, Report
 from shared.protocol.version import (
     HEADER_REQUEST_ID,
+    HEADER_TIMEOUT,
     MEDIA_TYPE,
     PATH_BLOCKS,
     PATH_CLOSE,
@@ -31,7 +33,7 @@ FAULT_CODES = frozenset(
     {
         *("truncated", "malformed", "checksum", "field", "shape", "scales", "values", "codec"),
         *("token", "position", "drafts", "conflict", "too_large", "overloaded", "out_of_memory"),
-        *("internal", "compute", "not_found"),
+        *("internal", "compute", "not_found", "draining", "deadline", "fenced"),
     }
 )
 _LONGEST_RETRY_SECONDS = 3600.0
@@ -47,7 +49,8 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class CloudClient:
-    """Speaks the protocol to one cloud.
+    """Speaks the protocol to the replicas of one cloud; a request that names none goes to the
+    client's base URL.
 
     Args:
         http: with base URL and timeouts set; owned by the caller.
@@ -56,12 +59,19 @@ class CloudClient:
 
     http: httpx.AsyncClient
     limit: int
-    _urls: dict[str, httpx.URL] = field(default_factory=dict)
+    _urls: dict[tuple[httpx.URL | None, str], httpx.URL] = field(default_factory=dict)
 
-    async def manifest(self) -> dict[str, object]:
-        """What the cloud says it serves."""
+    async def manifest(
+        self, at: Replica | None = None, *, seconds: float | None = None
+    ) -> dict[str, object]:
+        """What the cloud says it serves, in so many seconds."""
+        timeouts = self.http.timeout if seconds is None else httpx.Timeout(seconds)
+        url = self._url(at, PATH_MANIFEST)
+        request = self.http.build_request(
+            "GET", url, timeout=timeouts, extensions=_extensions(at, timeouts)
+        )
         with _mapped():
-            response = await self.http.get(PATH_MANIFEST)
+            response = await self.http.send(request)
         if response.status_code != httpx.codes.OK:
             raise _refusal(response.status_code, response.content, response.headers, self.limit)
         try:
@@ -72,23 +82,34 @@ class CloudClient:
             raise CloudLost("the cloud's manifest is no JSON object", reason="malformed")
         return manifest
 
-    async def post(self, blocks: Sequence[Block], traffic: Traffic) -> Report:
-        """Send blocks of one session in one body; return the report they are answered with."""
+    async def post(
+        self,
+        blocks: Sequence[Block],
+        traffic: Traffic,
+        at: Replica | None = None,
+        *,
+        seconds: float | None = None,
+    ) -> Report:
+        """Send blocks of one session in one body; return the report they are answered with, which
+        may take so many `seconds`, if these are fewer than the client's.
+        """
         body = _body(blocks)
         traffic.bytes_up += len(body)
         with _mapped():
-            response = await self.http.send(self._request(PATH_BLOCKS, body))
+            response = await self.http.send(self._request(PATH_BLOCKS, body, at, seconds))
         traffic.bytes_down += len(response.content)
         if response.status_code != httpx.codes.OK:
             raise _refusal(response.status_code, response.content, response.headers, self.limit)
         return self._report(response.content, blocks[0].session)
 
-    async def stream(self, blocks: Sequence[Block], traffic: Traffic) -> AsyncGenerator[Report]:
+    async def stream(
+        self, blocks: Sequence[Block], traffic: Traffic, at: Replica | None = None
+    ) -> AsyncGenerator[Report]:
         """Send blocks of one session in one body; yield the reports that follow as they come."""
         sent = _body(blocks)
         traffic.bytes_up += len(sent)
         with _mapped():
-            response = await self.http.send(self._request(PATH_STREAM, sent), stream=True)
+            response = await self.http.send(self._request(PATH_STREAM, sent, at), stream=True)
             async with aclosing(response):
                 if response.status_code != httpx.codes.OK:
                     body = await response.aread()
@@ -104,25 +125,36 @@ class CloudClient:
                 if buffer:
                     raise CloudLost("the cloud's stream ended within a report", reason="broken")
 
-    async def close(self, session: str) -> None:
+    async def close(self, session: str, revision: int, at: Replica | None = None) -> None:
         """Tell the cloud that a session is over."""
+        closing = encode(Close(session=session, revision=revision))
         with _mapped():
-            await self.http.send(self._request(PATH_CLOSE, encode(Close(session=session))))
+            await self.http.send(self._request(PATH_CLOSE, closing, at))
 
-    def _request(self, path: str, body: bytes) -> httpx.Request:
+    def _url(self, at: Replica | None, path: str) -> httpx.URL:
+        base = at.url if at is not None else None
+        url = self._urls.get((base, path))
+        if url is None:
+            named = path if base is None else str(base).rstrip("/") + path
+            url = self._urls[base, path] = self.http.build_request("POST", named).url
+        return url
+
+    def _request(
+        self, path: str, body: bytes, at: Replica | None, seconds: float | None = None
+    ) -> httpx.Request:
         """A request as the client would build it, but for its default headers and for what it would
         find out anew each time: the URL, and which headers are overridden.
         """
-        url = self._urls.get(path)
-        if url is None:
-            url = self._urls[path] = self.http.build_request("POST", path).url
+        timeouts = self.http.timeout
+        if seconds is not None and seconds < (timeouts.read or seconds + 1):
+            timeouts = httpx.Timeout(seconds, connect=timeouts.connect)
         return httpx.Request(
             "POST",
-            url,
-            headers=_headers(),
+            self._url(at, path),
+            headers=_headers(timeouts.read),
             cookies=self.http.cookies or None,
             content=body,
-            extensions={"timeout": self.http.timeout.as_dict()},
+            extensions=_extensions(at, timeouts),
         )
 
     def _complete(self, buffer: bytes) -> int | None:
@@ -139,6 +171,8 @@ class CloudClient:
         try:
             message = decode(frame, limit=self.limit)
         except TandemError as error:
+            if error.code == "protocol_version":
+                raise Unfit(error.message) from error
             raise CloudLost(f"the cloud's answer: {error.message}", reason="malformed") from error
         if isinstance(message, Fault):
             raise _of_fault(message)
@@ -151,8 +185,20 @@ def _body(blocks: Sequence[Block]) -> bytes:
     return b"".join(map(encode, blocks))
 
 
-def _headers() -> list[tuple[bytes, bytes]]:
+def _extensions(at: Replica | None, timeouts: httpx.Timeout) -> dict[str, object]:
+    """What the transport is told: URL, `Host` and TLS speak of the name; `address` is what to
+    connect to.
+    """
+    told: dict[str, object] = {"timeout": timeouts.as_dict()}
+    if at is not None and at.address is not None:
+        told["address"] = at.address
+    return told
+
+
+def _headers(seconds: float | None) -> list[tuple[bytes, bytes]]:
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"accept", MEDIA_TYPE.encode())]
+    if seconds is not None:
+        headers.append((HEADER_TIMEOUT.encode(), b"%d" % max(1, int(seconds * 1000))))
     if (rid := request_id.get()) is not None:
         headers.append((HEADER_REQUEST_ID.encode(), rid.encode("latin-1")))
     return headers
@@ -181,7 +227,9 @@ def _refusal(status: int, body: bytes, headers: httpx.Headers, limit: int) -> Ta
     """The error an answer other than 200 stands for."""
     try:
         message = decode(body, limit=limit)
-    except TandemError:
+    except TandemError as error:
+        if error.code == "protocol_version":
+            return Unfit(error.message)
         message = None
     after = headers.get("retry-after", "")
     retry_after = min(float(after), _LONGEST_RETRY_SECONDS) if after.isdecimal() else 1.0
@@ -189,6 +237,8 @@ def _refusal(status: int, body: bytes, headers: httpx.Headers, limit: int) -> Ta
         return CloudLost(
             f"the cloud answered {status}", reason=f"status_{status}", retry_after=retry_after
         )
+    if message.code == "fenced":
+        return _of_fault(message)
     if status == httpx.codes.SERVICE_UNAVAILABLE or message.retryable:
         return CloudLost(message.message, reason=_reason(message), retry_after=retry_after)
     return _of_fault(message)
@@ -197,6 +247,8 @@ def _refusal(status: int, body: bytes, headers: httpx.Headers, limit: int) -> Ta
 def _of_fault(fault: Fault) -> TandemError:
     if fault.code in ("mismatch", "protocol_version"):
         return Unfit(fault.message)
+    if fault.code == "fenced":
+        return Fenced(fault.revision or 0)
     if fault.code == "invalid":
         return Invalid(fault.message, field=fault.field)
     # Anything else the cloud says of our bytes is damage on the way: the same rows can be sent

@@ -16,7 +16,8 @@ from services.edge.draft_tree import Decided
 from services.edge.drafts import Drafts
 from services.edge.letters import cut
 from services.edge.paces import Pace
-from services.edge.uplink import RESENDS, RETRIES, Uplink
+from services.edge.route import Tries
+from services.edge.uplink import RESENDS, Uplink
 from shared.errors import CloudLost, TandemError
 from shared.protocol.messages import Block, Report, Want
 
@@ -41,7 +42,9 @@ class DraftUplink(Uplink):
     failure: TandemError | None = None
     room: int = 0
     _deliveries: "set[asyncio.Task[None]]" = field(default_factory=set)
-    _failed: int = 0
+    _tries: "Tries | None" = None
+    _failed_up_to: int = 0
+    _missed_up_to: int = 0
     _resends: int = 0
 
     @property
@@ -62,6 +65,7 @@ class DraftUplink(Uplink):
         """Ask for a pass over everything sent so far and now, and for `ahead` tokens that the cloud
         may go on by itself: where it has not been announced a draft of what it decided.
         """
+        self._go_on()
         start, drafts = self.drafts.sent, self.drafts
         blocks = cut(
             drafts,
@@ -95,23 +99,37 @@ class DraftUplink(Uplink):
             if ahead:
                 await self._listen(blocks)
             else:
-                self._hear(await self._send(blocks, "complete"))
-            self._failed = 0
+                self._hear(await self._send(blocks, "complete"), blocks)
+            self._tries = None
         except TandemError as error:
             self.drafts.unsend(min(start, *(block.start for block in blocks)))
-            self._failed += 1
+            await self._try_again(error, blocks[0].sequence)
             self.owed = True
-            passing = isinstance(error, CloudLost) and error.reason not in ("timeout", "overloaded")
-            if not passing or self._failed > RETRIES:
-                self.failure = error
         finally:
             self.flying -= 1
             self.changed.set()
 
+    async def _try_again(self, error: TandemError, sequence: int) -> None:
+        """Return when what failed is to be sent again; where it is not, with a `failure`. What was
+        under way together fails together, and counts once.
+        """
+        if not isinstance(error, CloudLost):
+            self.failure = error
+            return
+        if sequence <= self._failed_up_to:
+            return
+        self._failed_up_to = self.drafts.sequence
+        self._tries = self._tries or self.route.tries()
+        try:
+            await self._tries.again(error)
+        except CloudLost as lost:
+            self.failure = lost
+
     async def _send(self, blocks: list[Block], operation: str) -> Report:
         """Post blocks, and note what their way tells of the link."""
         began = time.perf_counter()
-        report = await self._post(blocks, operation)
+        left = self._tries.left if self._tries is not None else None
+        report = await self._post(blocks, operation, left)
         ended = time.perf_counter()
         count = sum(len(b.states.payload) + len(b.states.scales) for b in blocks if b.states)
         own = report.seconds + count * self.link.bandwidth.seconds_per_byte
@@ -120,24 +138,21 @@ class DraftUplink(Uplink):
         return report
 
     async def _listen(self, blocks: list[Block]) -> None:
-        with self._watched("stream"):
-            async with aclosing(self.client.stream(blocks, self.traffic)) as reports:
+        at = await self.route.here()
+        with self._watched("stream", at, blocks[0].revision):
+            async with aclosing(self.client.stream(blocks, self.traffic, at)) as reports:
                 async for report in reports:
-                    self._take(report)
-                    self._hear(report)
+                    self._take(report, at)
+                    self._hear(report, blocks)
                     self.changed.set()
                     if self._leaving:
                         return
 
-    def _hear(self, report: Report) -> None:
+    def _hear(self, report: Report, blocks: list[Block]) -> None:
         """Take in what is decided, or what the cloud misses."""
         self.room = report.pressure.allowed_nodes
         if report.need_from is not None:
-            self.drafts.unsend(report.need_from)
-            self._resends += 1
-            self.owed = True
-            if self._resends > RESENDS:
-                self.failure = CloudLost("the cloud keeps asking for nodes", reason="resend")
+            self._send_again(report.need_from, blocks[0].sequence)
             return
         if fresh := self.drafts.apply(report):
             self._resends = 0
@@ -145,6 +160,21 @@ class DraftUplink(Uplink):
             self.pace.came(len(fresh), time.perf_counter())
         if self.chain.opened:
             self._news.set()
+
+    def _send_again(self, position: int, sequence: int) -> None:
+        """The cloud misses what is decided from a position on. What has not been run yet goes as
+        soon as it has, or as ids with all before it. What was under way together misses the same,
+        and counts once.
+        """
+        drafts = self.drafts
+        here = not drafts.travels or position < drafts.states.end
+        drafts.unsend(position if here or not self.as_ids else 0)
+        self.owed = True
+        if here and sequence > self._missed_up_to:
+            self._missed_up_to = drafts.sequence
+            self._resends += 1
+        if self._resends > RESENDS:
+            self.failure = CloudLost("the cloud keeps asking for nodes", reason="resend")
 
     async def _leave(self) -> None:
         """As `Uplink._leave`, once what is in flight has arrived: it could open the session again.
@@ -160,10 +190,11 @@ class DraftUplink(Uplink):
             self._news.clear()
             if self._leaving or not self._unsent or not self.link.usable:
                 continue
+            self._go_on()
             start = self.drafts.sent
             blocks = cut(self.drafts, as_ids=self.as_ids, want=Want.NOTHING, least=self.least)
             try:
-                self._hear(await self._send(blocks, "upload"))
+                self._hear(await self._send(blocks, "upload"), blocks)
             except TandemError:
                 # Noted on the link and in the metrics; the rows go with the next blocks.
                 self.drafts.unsend(min(start, *(block.start for block in blocks)))

@@ -185,6 +185,11 @@ class Drafts(Chain):
             if node.position >= start:
                 node.sent = node.asked = False
 
+    def move(self, revision: int | None = None) -> None:
+        """As `Chain.move`; drafts, and the state they stand on, were the last replica's alone."""
+        super().move(revision)
+        self.unsend(self.end - 1)
+
     def path(self) -> Iterator[Node]:
         """The likeliest drafts that can be sent, one on the other, from the root on."""
         node: Node | None = self.root

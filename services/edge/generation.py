@@ -85,6 +85,7 @@ class Generation:
             stack.callback(self._release)
             if self.uplink is not None:
                 await stack.enter_async_context(self.uplink)
+                stack.callback(self._tell_end, self.uplink)
             self._unrun = list(self.sequence.ids)
             if self.rules.mode in ("cloud", "verified"):
                 made = self._from_cloud() if self.verified is None else self._decided(self.verified)
@@ -232,6 +233,9 @@ class Generation:
             seed=self.seed,
             index=0,
         )
+
+    def _tell_end(self, uplink: Uplink) -> None:
+        uplink.finished = self.finished
 
     def _release(self) -> None:
         self.state.claim.live = False

@@ -87,7 +87,7 @@ def _block(
     return Block(
         session=drafts.session,
         sequence=drafts.next_sequence(),
-        revision=0,
+        revision=drafts.revision,
         acknowledged=drafts.end,
         parent=parent,
         start=start,

@@ -1,19 +1,18 @@
 """What the edge knows of the path to the cloud: round-trip estimate, failures, and a circuit
-breaker.
+breaker over all replicas together.
 
 After a failure the link is closed to new tries for a while that doubles with every further one;
-then the next tries decide. Time is an argument of the constructor, so tests need not sleep. Never
-subtracts one machine's clock from the other's.
+then the next tries decide. Never subtracts one machine's clock from the other's.
 """
 
 import logging
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from services.edge.bandwidth import Bandwidth
+from shared.runtime.breaker import Breaker
 
 # Answers whose least wait is taken for the round trip.
 RECENT_ANSWERS = 12
@@ -24,27 +23,15 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Link:
-    """The state of the path to one cloud; every change of it is logged, once.
+class Link(Breaker):
+    """The state of the path to one cloud; every change of it is logged, once."""
 
-    Args:
-        first_pause_seconds: how long the link rests after the first failure.
-        longest_pause_seconds: the most it ever rests.
-        clock: seconds, monotonic.
-    """
-
-    first_pause_seconds: float
-    longest_pause_seconds: float
-    clock: Callable[[], float] = time.monotonic
-    failures: int = 0
-    last_failure: str | None = None
     unfit: str | None = None
     cloud_format: str | None = None
     cloud_modes: tuple[str, ...] | None = None
     round_trip_seconds: float | None = None
     bandwidth: Bandwidth = field(default_factory=Bandwidth)
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_ANSWERS))
-    _resume_at: float = field(default=0.0)
     _lost_at: float = field(default=0.0)
     _told: tuple[State, str | None] = field(default=("unknown", None))
 
@@ -60,24 +47,18 @@ class Link:
     @property
     def usable(self) -> bool:
         """Whether a request may be tried now."""
-        return self.unfit is None and (self.failures == 0 or self.clock() >= self._resume_at)
+        return self.unfit is None and self.rested
 
     @property
     def up(self) -> bool:
         """Whether the last thing known of the cloud is good."""
         return self.unfit is None and self.failures == 0
 
-    @property
-    def seconds_to_retry(self) -> float:
-        """Seconds until the next try is allowed; 0 when it is now."""
-        return max(0.0, self._resume_at - self.clock()) if self.failures else 0.0
-
     def succeeded(self, network_seconds: float | None = None) -> None:
         """Record an answer; `network_seconds` is the wait less the cloud's own duration
         (minimum-filtered).
         """
-        self.failures = 0
-        self.last_failure = None
+        Breaker.succeeded(self)
         if network_seconds is not None and network_seconds > 0:
             # The least of a few holds off queueing, and follows a path that got longer.
             self._recent.append(network_seconds)
@@ -100,15 +81,12 @@ class Link:
         self.unfit = difference
         self._tell()
 
-    def failed(self, reason: str) -> None:
+    def failed(self, reason: str) -> bool:
         """Record that no usable answer came; what fails while the link rests is the same outage."""
-        if self.failures and self.clock() < self._resume_at:
-            return
-        self.failures += 1
-        self.last_failure = reason
-        pause = self.first_pause_seconds * 2 ** min(self.failures - 1, 16)
-        self._resume_at = self.clock() + min(pause, self.longest_pause_seconds)
-        self._tell()
+        news = Breaker.failed(self, reason)
+        if news:
+            self._tell()
+        return news
 
     def _tell(self) -> None:
         """Log the state where it is another than the one logged last."""

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -15,17 +16,19 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from services.edge.answer import Load
-from services.edge.answering import Answering, CloudSide, Defaults, Identity
+from services.edge.answering import Answering, Defaults, Identity
 from services.edge.callers import Callers
 from services.edge.chances import Chances, untuned_chances
 from services.edge.cloud_client import CloudClient
+from services.edge.cloud_side import CloudSide
 from services.edge.controller import Controller, Measured
 from services.edge.engine import EdgeEngine, EdgeResult, EdgeWork
 from services.edge.link import Link
 from services.edge.metrics import EdgeMetrics
 from services.edge.policy import Pacing
 from services.edge.probe import Probe
-from services.edge.replicas import Replicas
+from services.edge.replicas import Replica, Replicas, addresses
+from services.edge.route import RetryBudget
 from services.edge.routes import Surface
 from services.edge.settings import Settings
 from services.edge.text import TextCodec
@@ -35,6 +38,8 @@ from shared.errors import BadModel
 from shared.model import Manifest, SpanModel
 from shared.protocol.version import PROTOCOL_VERSION
 from shared.runtime.background import Background
+from shared.runtime.breaker import Breaker
+from shared.runtime.lifecycle import LAST_SECONDS, Lifecycle
 from shared.runtime.model_thread import ModelThread
 from shared.runtime.schedule import Schedule
 from shared.web import errors, serving
@@ -50,12 +55,14 @@ IDLE_SECONDS = 60.0
 def create_app(
     settings: Settings,
     model: SpanModel,
+    lifecycle: Lifecycle | None = None,
     *,
     cloud_transport: httpx.AsyncBaseTransport | None = None,
 ) -> FastAPI:
     """Return the edge's application around a loaded model; `cloud_transport` stands in for the
     network in tests.
     """
+    lifecycle = lifecycle or Lifecycle(grace_seconds=settings.grace_seconds)
     manifest = model.manifest
     if manifest is None or manifest.role != "edge" or manifest.split is None:
         raise BadModel("the edge serves an edge bundle; make one with `tandem partition`")
@@ -78,13 +85,14 @@ def create_app(
             thresholds={layer: info.threshold for layer, info in model.exits.items()},
         ),
         metrics=metrics,
-        load=Load(settings.max_requests),
+        load=Load(settings.max_requests, lifecycle),
         controller=_controller(settings, manifest),
         chances={kind: _chances(model, manifest.split, kind) for kind in ("greedy", "sampled")},
     )
     callers = Callers(settings.emergency_digests)
     link = cloud.side.link if cloud else None
-    metrics.show(exits=sorted(model.exits), link=link)
+    serving = cloud.side.replicas.count_serving if cloud else None
+    metrics.show(exits=sorted(model.exits), link=link, serving=serving)
     shown = _shown(settings, manifest)
     metrics.build.info({k: str(v) for k, v in {**shown, "modes": list(answering.modes)}.items()})
 
@@ -93,14 +101,14 @@ def create_app(
         async with AsyncExitStack() as stack:
             stack.enter_context(thread)
             if cloud is not None:
-                await stack.enter_async_context(_connected(cloud, manifest, settings))
+                await stack.enter_async_context(_connected(cloud, manifest, settings, lifecycle))
             yield
 
     app = FastAPI(title="Tandem edge", lifespan=lifespan)
     errors.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(RequestId)
-    app.include_router(observation_routes(registry, lambda: (True, shown | _state(answering))))
+    app.include_router(observation_routes(registry, lifecycle, lambda: shown | _state(answering)))
     app.include_router(Surface(answering, callers, settings.heartbeat_seconds).routes())
     return app
 
@@ -108,7 +116,7 @@ def create_app(
 def main() -> None:
     """Serve until SIGTERM; process 1 of the edge image."""
     settings = environment.read(Settings)
-    serving.run(settings, lambda model: create_app(settings, model))
+    serving.run(settings, partial(create_app, settings))
 
 
 def _controller(settings: Settings, manifest: Manifest) -> Controller:
@@ -169,6 +177,12 @@ class _Cloud:
 
     side: CloudSide
     http: httpx.AsyncClient
+    pool: PooledTransport | None
+
+    def cut_off(self, replica: Replica) -> None:
+        """End what waits for a replica; whoever waits goes on elsewhere."""
+        if self.pool is not None:
+            self.pool.cut_off(replica.address or replica.url.host, replica.url)
 
 
 def _cloud_side(settings: Settings, transport: httpx.AsyncBaseTransport | None) -> _Cloud | None:
@@ -182,20 +196,28 @@ def _cloud_side(settings: Settings, transport: httpx.AsyncBaseTransport | None) 
         max_keepalive_connections=connections,
         keepalive_expiry=IDLE_SECONDS,
     )
-    if transport is None and not _proxied(settings.cloud_url):
-        tls = httpx.create_ssl_context() if settings.cloud_url.startswith("https:") else None
-        transport = Replicas(PooledTransport(limits, tls), _name(settings))
+    pool = None
+    if transport is None and not any(map(_proxied, settings.cloud_urls)):
+        secure = any(url.startswith("https:") for url in settings.cloud_urls)
+        transport = pool = PooledTransport(limits, httpx.create_ssl_context() if secure else None)
     http = httpx.AsyncClient(
-        base_url=settings.cloud_url,
+        base_url=settings.cloud_urls[0],
         transport=transport,
         timeout=httpx.Timeout(
             settings.cloud_timeout_seconds, connect=settings.connect_timeout_seconds
         ),
         limits=limits,
     )
-    link = Link(settings.first_pause_seconds, settings.longest_pause_seconds)
+    pauses = (settings.first_pause_seconds, settings.longest_pause_seconds)
+    replicas = Replicas(
+        [httpx.URL(url) for url in settings.cloud_urls],
+        breaker=lambda: Breaker(*pauses),
+        resolve=addresses if pool is not None else None,
+    )
     client = CloudClient(http, limit=settings.max_report_bytes)
-    return _Cloud(CloudSide(client, link, Background()), http)
+    budget = RetryBudget(2.0 * settings.max_requests)
+    side = CloudSide(client, Link(*pauses), Background(), replicas, budget, settings.retry_seconds)
+    return _Cloud(side, http, pool)
 
 
 def _proxied(url: str) -> bool:
@@ -206,12 +228,16 @@ def _proxied(url: str) -> bool:
 
 
 @asynccontextmanager
-async def _connected(cloud: _Cloud, manifest: Manifest, settings: Settings) -> AsyncIterator[None]:
+async def _connected(
+    cloud: _Cloud, manifest: Manifest, settings: Settings, lifecycle: Lifecycle
+) -> AsyncIterator[None]:
     """Probe the cloud while the service lives; on the way out, let goodbyes finish before the
     pool closes.
     """
     side = cloud.side
-    probe = Probe(side.client, side.link, manifest, settings.probe_seconds)
+    probe = Probe(
+        side.client, side.link, side.replicas, manifest, settings.probe_seconds, cloud.cut_off
+    )
     async with cloud.http:
         looking = asyncio.create_task(probe.run())
         try:
@@ -220,7 +246,7 @@ async def _connected(cloud: _Cloud, manifest: Manifest, settings: Settings) -> A
             looking.cancel()
             with suppress(asyncio.CancelledError):
                 await looking
-            await side.background.drain(settings.grace_seconds)
+            await side.background.drain(lifecycle.seconds_left + LAST_SECONDS)
 
 
 def _name(settings: Settings) -> str:
@@ -246,6 +272,8 @@ def _state(answering: Answering) -> dict[str, object]:
     if answering.cloud is not None:
         link = answering.cloud.link
         state["cloud"] = link.state
+        replicas = answering.cloud.replicas
+        state["replicas"] = {"serving": replicas.count_serving(), "known": len(replicas.known)}
         if problem := link.unfit or link.last_failure:
             state["cloud_problem"] = problem
     return state

@@ -2,7 +2,7 @@
 names a session or a user.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -18,13 +18,13 @@ OPERATIONS = ("upload", "complete", "stream", "close")
 # How a request to the cloud ends, of what can be listed: any `status_<n>` may come besides.
 OUTCOMES = (
     "ok", "cancelled", "refused", "timeout", "broken", "malformed", "pool", "overloaded",
-    "out_of_memory", "mismatch",
+    "out_of_memory", "mismatch", "draining", "deadline", "fenced", "moved",
 )  # fmt: skip
 CODECS = ("fp32", "fp16", "int8", "ids")
 # Codes of `shared.errors` a request can end with, and its user leaving.
 FAILURES = (
     "invalid", "overloaded", "out_of_memory", "cloud_lost", "mismatch", "compute", "codec_range",
-    "internal", "cancelled", "forbidden",
+    "internal", "cancelled", "forbidden", "fenced", "draining",
 )  # fmt: skip
 REQUEST_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120)
 
@@ -153,6 +153,16 @@ class EdgeMetrics(ServiceMetrics):
             "Bytes of message bodies received from the cloud",
             registry=registry,
         )
+        self.moves = Counter(
+            "tandem_session_moves",
+            "Times a session went on at another replica of the cloud",
+            registry=registry,
+        )
+        self.serving = Gauge(
+            "tandem_cloud_replicas_serving",
+            "Replicas of the cloud this edge knows that answer, fit and mean to stay",
+            registry=registry,
+        )
         self.link_up = Gauge(
             "tandem_link_up", "1 while the cloud answers and fits this edge", registry=registry
         )
@@ -162,13 +172,21 @@ class EdgeMetrics(ServiceMetrics):
             registry=registry,
         )
 
+    def moved(self) -> None:
+        """See `uplink.Observer`."""
+        self.moves.inc()
+
     def requested(self, operation: str, outcome: str, seconds: float) -> None:
         """See `uplink.Observer`."""
         self.cloud_requests.labels(operation=operation, outcome=outcome).inc()
         self.cloud_duration.labels(operation=operation).observe(seconds)
 
-    def show(self, *, exits: Sequence[int], link: LinkState | None) -> None:
-        """Begin the tokens of every source at 0, and read the link's gauges from `link`."""
+    def show(
+        self, *, exits: Sequence[int], link: LinkState | None, serving: Callable[[], int] | None
+    ) -> None:
+        """Begin the tokens of every source at 0, and read the link's gauges from `link` and from
+        the count of replicas that are `serving`.
+        """
         kept = [f"exit:{layer}" for layer in exits]
         sources: dict[Mode, Sequence[str]] = {
             "standalone": kept,
@@ -180,6 +198,8 @@ class EdgeMetrics(ServiceMetrics):
         for mode, those in sources.items():
             if link is not None or mode == "standalone":
                 expect(self.tokens, those, (mode,))
+        if serving is not None:
+            self.serving.set_function(serving)
         if link is not None:
             self.link_up.set_function(lambda: float(link.state == "reachable"))
             self.round_trip.set_function(lambda: link.round_trip_seconds or 0.0)

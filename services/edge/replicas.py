@@ -1,20 +1,22 @@
-"""Which replica of the cloud an edge speaks to, where its name stands for several addresses.
+"""The replicas of the cloud an edge knows: where they are, how they have answered, and which of
+them a session begins at.
 
-A context lives in the memory of one replica, so an edge stays with one: the first that answers in
-an order that is the edge's own (rendezvous hashing, Thaler and Ravishankar 1998). Edges so spread
-over the replicas, and a replica that goes takes only its own edges with it. Nothing is lost by
-moving: the new replica names the position it needs, and the edge sends from there.
-
-It is a transport under httpx; it does not know what is sent.
+A session begins at the first replica that serves, in an order that is the session's own (rendezvous
+hashing, Thaler and Ravishankar 1998): sessions spread over the replicas, a replica that goes takes
+only its own with it, and a conversation comes back to where its prompt's KV is. Nothing is lost by
+moving, so this is never needed for correctness.
 """
 
 import asyncio
 import hashlib
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import httpx
+
+from shared.runtime.breaker import Breaker
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
@@ -22,8 +24,185 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 RESOLVED_SECONDS = 10.0
 # How long the name service may take.
 RESOLVING_SECONDS = 2.0
-# How long an address that could not be reached is tried last.
-AVOIDED_SECONDS = 30.0
+# How long a replica that said it would end is tried last; looks at it may end this sooner.
+LEAVING_SECONDS = 30.0
+# One connection that breaks, or one damaged answer, is no outage yet: the same replica is asked
+# again, which has the context.
+_PASSING = ("broken", "malformed")
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """One replica: the URL it was named by, and the address to connect to in place of its host.
+
+    `unfit` says why it cannot serve this edge, `sessions` counts those that are there, `broke`
+    remembers a connection that broke off.
+    """
+
+    url: httpx.URL
+    address: str | None
+    breaker: Breaker
+    unfit: str | None = None
+    broke: bool = False
+    sessions: int = 0
+    failed_at: float = 0.0
+    _leaving_until: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """What tells it from others."""
+        return f"{self.address or self.url.host}:{self.url.port or self.url.scheme}"
+
+    @property
+    def up(self) -> bool:
+        """Whether the last thing known of it is good."""
+        return self.breaker.failures == 0 and self.unfit is None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it has said that it is about to end."""
+        return self.breaker.clock() < self._leaving_until
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is up and means to stay."""
+        return self.up and not self.leaving
+
+    @property
+    def reluctance(self) -> tuple[bool, bool, bool, float]:
+        """Smaller for a replica rather to be tried; of those that are down, for the one that
+        failed first.
+        """
+        return (self.unfit is not None, not self.up, self.leaving, self.failed_at)
+
+    def answered(self) -> None:
+        """Record an answer."""
+        self.broke, self.failed_at = False, 0.0
+        self.breaker.succeeded()
+
+    def failed(self, reason: str) -> None:
+        """Record that no usable answer came."""
+        if reason in _PASSING and not self.broke:
+            self.broke = True
+        else:
+            self.lost(reason)
+
+    def lost(self, reason: str) -> None:
+        """Record that it is down."""
+        self.failed_at = self.breaker.clock()
+        self.breaker.failed(reason)
+
+    def leaves(self) -> None:
+        """Record that it is about to end."""
+        self._leaving_until = self.breaker.clock() + LEAVING_SECONDS
+
+    def stays(self) -> None:
+        """Record that it no longer says so."""
+        self._leaving_until = 0.0
+
+
+@dataclass(slots=True)
+class Replicas:
+    """Every replica behind the URLs an edge was given.
+
+    Args:
+        urls: base URLs; the host of each may stand for several addresses.
+        breaker: makes a replica's breaker.
+        resolve: the addresses of a name; without it each URL is one replica.
+    """
+
+    urls: Sequence[httpx.URL]
+    breaker: Callable[[], Breaker]
+    resolve: "Resolve | None" = None
+    clock: Callable[[], float] = time.monotonic
+    known: "list[Replica]" = field(default_factory=list)
+    _known_until: float = -1.0
+    _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def pick(self, key: str, but: Collection[Replica] = ()) -> Replica:
+        """The replica a session of this key goes to: the first of its order that serves; none of
+        `but` where there is another that does. Where none serves, one that leaves comes last: it
+        takes no new session, and one that was down may be back.
+
+        Raises:
+            httpx.ConnectError: no name has an address.
+        """
+        await self.refresh()
+        order = ranked(key, self.known)
+
+        def reluctance(each: Replica) -> tuple[bool, bool, bool, bool, float]:
+            return (
+                each.unfit is not None,
+                not each.serves,
+                each in but,
+                each.leaving,
+                each.failed_at,
+            )
+
+        return min(order, key=reluctance)
+
+    async def refresh(self) -> None:
+        """Look up the names where that was some time ago; where it fails, what was known before
+        goes on to hold.
+
+        Raises:
+            httpx.ConnectError: nothing is known, and no name has an address.
+        """
+        if self._is_fresh():
+            return
+        async with self._asking:
+            if self._is_fresh():
+                return
+            found, trouble = [], None
+            for url in self.urls:
+                try:
+                    found += [(url, address) for address in await self._addresses(url)]
+                except (TimeoutError, httpx.ConnectError) as error:
+                    found += [(each.url, each.address) for each in self.known if each.url == url]
+                    trouble = error
+            if not found:
+                raise httpx.ConnectError(f"no address of the cloud ({trouble})") from trouble
+            before = {(each.url, each.address): each for each in self.known}
+            self.known = [
+                before.get(at) or Replica(*at, breaker=self.breaker())
+                for at in dict.fromkeys(found)
+            ]
+            self._known_until = self.clock() + RESOLVED_SECONDS
+
+    def doubt(self) -> None:
+        """Look the names up again before the next session: what failed may have a successor under
+        another address already.
+        """
+        self._known_until = self.clock()
+
+    def count_serving(self) -> int:
+        """How many are up and mean to stay."""
+        return sum(each.serves for each in self.known)
+
+    @property
+    def serving(self) -> bool:
+        """Whether there is one to go to, as far as is known."""
+        return any(each.up for each in self.known)
+
+    def _is_fresh(self) -> bool:
+        return bool(self.known) and self.clock() < self._known_until
+
+    async def _addresses(self, url: httpx.URL) -> "Sequence[str | None]":
+        if self.resolve is None:
+            return [None]
+        port = url.port or {"http": 80, "https": 443}[url.scheme]
+        async with asyncio.timeout(RESOLVING_SECONDS):
+            return await self.resolve(url.host, port)
+
+
+def ranked(key: str, replicas: Iterable[Replica]) -> list[Replica]:
+    """Replicas in this key's order."""
+
+    def weight(replica: Replica) -> bytes:
+        said = f"{key}\n{replica.name}".encode()
+        return hashlib.blake2b(said, digest_size=8).digest()
+
+    return sorted(replicas, key=weight, reverse=True)
 
 
 async def addresses(host: str, port: int) -> list[str]:
@@ -38,91 +217,3 @@ async def addresses(host: str, port: int) -> list[str]:
     except OSError as error:
         raise httpx.ConnectError(f"{host}: {error}") from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-class Replicas(httpx.AsyncBaseTransport):
-    """Sends each request to this edge's replica; to the next one where that cannot be reached."""
-
-    def __init__(
-        self,
-        beneath: httpx.AsyncBaseTransport,
-        edge: str,
-        *,
-        resolve: Resolve = addresses,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._beneath = beneath
-        self._edge = edge
-        self._resolve = resolve
-        self._clock = clock
-        self._known: list[str] = []
-        self._known_until = 0.0
-        self._asking = asyncio.Lock()
-        self._avoided_until: dict[str, float] = {}
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send to the first replica that takes a connection; only connecting is tried again. One
-        that takes it and then does not answer is avoided by later requests.
-
-        Raises:
-            httpx.TransportError: none takes a connection, or the one that did failed.
-        """
-        host = request.url.host
-        port = request.url.port or {"http": 80, "https": 443}[request.url.scheme]
-        order = await self._order(host, port)
-        for address in order[:-1]:
-            try:
-                return await self._sent(address, request)
-            except (httpx.ConnectError, httpx.ConnectTimeout):
-                continue
-        return await self._sent(order[-1], request)
-
-    async def aclose(self) -> None:
-        """Close the connections beneath."""
-        await self._beneath.aclose()
-
-    async def _sent(self, address: str, request: httpx.Request) -> httpx.Response:
-        try:
-            return await self._beneath.handle_async_request(_to(address, request))
-        except httpx.TransportError:
-            self._avoid(address)
-            raise
-
-    async def _order(self, host: str, port: int) -> list[str]:
-        if self._clock() >= self._known_until or not self._known:
-            async with self._asking:
-                if self._clock() >= self._known_until or not self._known:
-                    await self._ask(host, port)
-        now = self._clock()
-        return sorted(self._known, key=lambda each: self._avoided_until.get(each, 0.0) > now)
-
-    async def _ask(self, host: str, port: int) -> None:
-        """Ask the name service; where it fails, what was known before goes on to hold."""
-        try:
-            async with asyncio.timeout(RESOLVING_SECONDS):
-                self._known = ranked(self._edge, await self._resolve(host, port))
-        except (TimeoutError, httpx.ConnectError) as error:
-            if not self._known:
-                raise httpx.ConnectError(f"{host}: no address ({error})") from error
-        self._known_until = self._clock() + RESOLVED_SECONDS
-
-    def _avoid(self, address: str) -> None:
-        now = self._clock()
-        # Those that went for good would pile up otherwise.
-        self._avoided_until = {a: t for a, t in self._avoided_until.items() if t > now}
-        self._avoided_until[address] = now + AVOIDED_SECONDS
-        # It may have a successor under another address already.
-        self._known_until = now
-
-
-def ranked(edge: str, replicas: Iterable[str]) -> list[str]:
-    """The replicas in an edge's own order: by the digest of edge and address."""
-    return sorted(replicas, key=lambda each: hashlib.sha256(f"{edge} {each}".encode()).digest())
-
-
-def _to(address: str, request: httpx.Request) -> httpx.Request:
-    """The same request to one address, as an extension the transport beneath knows: URL, `Host` and
-    TLS still speak of the name, and a second request and URL need not be made for every one.
-    """
-    request.extensions = {**request.extensions, "address": address}
-    return request

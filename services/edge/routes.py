@@ -16,6 +16,7 @@ from services.edge.answer import Answer
 from services.edge.answering import Answering
 from services.edge.callers import Callers
 from services.edge.events import EventStream, gone
+from services.edge.resuming import HEADER_SESSION, conversation_of
 from services.edge.schemas import GenerateRequest, TokenView
 from shared.errors import TandemError
 from shared.runtime.background import Background
@@ -53,8 +54,10 @@ class Surface:
         shape.
         """
         address = request.client.host if request.client else None
-        caller = self.callers.identify(request.headers.get("authorization"), address)
-        answer = await self.answering.answer(body, caller)
+        authorization = request.headers.get("authorization")
+        caller = self.callers.identify(authorization, address)
+        conversation = conversation_of(request.headers.get(HEADER_SESSION), authorization)
+        answer = await self.answering.answer(body, caller, conversation)
         if not body.stream:
             return await self._whole(body, answer, request)
         tokens = answer.tokens()

@@ -28,7 +28,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     # TCP port to listen on; 0 takes a free one.
     port: int = Field(default=8000, ge=0, le=65535)
-    # Base URL of the cloud service; empty for an edge that serves `standalone` only.
+    # Base URL of the cloud service, whose host may stand for several addresses, or URLs of its
+    # replicas with commas between; empty for an edge that serves `standalone` only.
     cloud_url: str = "http://127.0.0.1:8001"
     # Where the model computes: `cpu`, `cuda` or `cuda:<n>`.
     device: str = "cpu"
@@ -85,27 +86,39 @@ class Settings(BaseSettings):
     connect_timeout_seconds: float = Field(default=1.0, gt=0)
     # Seconds of the cloud's silence after which it counts as lost.
     cloud_timeout_seconds: float = Field(default=10.0, gt=0)
-    # Seconds the link rests after a failure; doubles with each further one.
+    # Seconds a token may take to be had from the cloud, all replicas and retries together.
+    retry_seconds: float = Field(default=30.0, gt=0)
+    # Seconds a replica, or the link to all of them, rests after a failure; doubles with each
+    # further one.
     first_pause_seconds: float = Field(default=0.5, gt=0)
-    # The most seconds the link rests between tries.
+    # The most seconds either rests between tries.
     longest_pause_seconds: float = Field(default=8.0, gt=0)
     # Seconds between looks at whether the cloud is there.
     probe_seconds: float = Field(default=2.0, gt=0)
     # Seconds of silence after which a stream carries a comment, so that proxies keep it open.
     heartbeat_seconds: float = Field(default=10.0, gt=0)
-    # Seconds that requests under way get after SIGTERM.
+    # Seconds after SIGTERM for which new requests are served while `/readyz` fails: what load
+    # balancers need to notice.
+    drain_seconds: int = Field(default=0, ge=0)
+    # Seconds that requests under way get after that.
     grace_seconds: int = Field(default=10, ge=0)
     # Lowest level of the JSON logs on standard error: `DEBUG`, `INFO`, `WARNING` or `ERROR`.
     log_level: str = Field(default="INFO", pattern="(?i)^(debug|info|warning|error)$")
 
     @field_validator("cloud_url")
     @classmethod
-    def _whole_url(cls, url: str) -> str:
-        """A base URL the edge can send to, or none at all."""
-        parts = urlsplit(url)
-        if url and (parts.scheme not in ("http", "https") or not parts.hostname):
-            raise ValueError(f"{url!r} is no URL such as http://cloud:8001")
-        return url
+    def _whole_urls(cls, urls: str) -> str:
+        """Base URLs the edge can send to, or none at all."""
+        for url in _listed(urls):
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(f"{url!r} is no URL such as http://cloud:8001")
+        return urls
+
+    @property
+    def cloud_urls(self) -> Sequence[str]:
+        """`cloud_url` as a list."""
+        return _listed(self.cloud_url)
 
     @field_validator("emergency_keys")
     @classmethod

@@ -42,7 +42,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         self._tls = tls
         # As many requests may be under way as there may be connections.
         self._slots = asyncio.Semaphore(self._most)
-        self._open: set[Connection] = set()
+        self._open: dict[Connection, Origin] = {}
         self._busy: set[Connection] = set()
         self._idle: dict[Origin, list[Connection]] = {}  # each the longest idle first
         self._closed = False
@@ -61,6 +61,13 @@ class PooledTransport(httpx.AsyncBaseTransport):
         head = head_of(request, len(body))
         connection = await self._take(self._origin(request), timeouts)
         return await connection.exchange(head, body, timeouts)
+
+    def cut_off(self, address: str, url: httpx.URL) -> None:
+        """End every connection to an address; requests under way there fail."""
+        port = url.port or _PORTS[url.scheme]
+        for connection, (_, at, its_port, _) in list(self._open.items()):
+            if (at, its_port) == (address, port):
+                connection.abort()
 
     async def aclose(self) -> None:
         """End every connection, also those in use."""
@@ -131,7 +138,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
             raise httpx.ConnectTimeout(f"{address}: no connection in {seconds} s") from error
         except (OSError, UnicodeError) as error:
             raise httpx.ConnectError(f"{address}: {error}") from error
-        self._open.add(connection)
+        self._open[connection] = origin
         if self._closed:
             connection.abort()
             raise httpx.ConnectError("the transport is closed")
@@ -152,7 +159,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
             if connection in idle:
                 idle.remove(connection)
             if connection.closed.done():
-                self._open.discard(connection)
+                self._open.pop(connection, None)
         elif self._closed or sum(map(len, self._idle.values())) >= self._most_idle:
             connection.abort()
         else:

@@ -16,11 +16,13 @@ from typing import Protocol, Self
 from services.edge.chain import Chain
 from services.edge.cloud_client import CloudClient, Traffic
 from services.edge.link import Link
-from shared.errors import CloudLost, TandemError, Unfit
+from services.edge.replicas import Replica
+from services.edge.route import RETRIES, Route
+from services.edge.spent import Spent
+from shared.errors import CloudLost, Fenced, TandemError, Unfit
 from shared.protocol.messages import Block, HiddenBlock, Report, Want
 from shared.runtime.background import Background
 
-RETRIES = 1  # a lost request is sent once more before the cloud counts as lost
 RESENDS = 3  # times a cloud may ask for earlier nodes within one need
 
 
@@ -30,39 +32,18 @@ class Observer(Protocol):
     def requested(self, operation: str, outcome: str, seconds: float) -> None:
         """A request of this kind ended."""
 
-
-@dataclass(slots=True)
-class Spent:
-    """What the cloud has cost this session so far, from its own cumulative figures."""
-
-    requests: int = 0
-    passes: int = 0
-    compute_seconds: float = 0.0
-    network_seconds: float = 0.0
-    near_ties: int = 0
-    _passes_before: int = 0
-    _compute_before: float = 0.0
-
-    def take(self, report: Report) -> None:
-        """Take in a report's totals; they start again when the cloud had lost the session."""
-        if report.need_from == 0:
-            self._passes_before, self._compute_before = self.passes, self.compute_seconds
-            return
-        self.passes = max(self.passes, self._passes_before + report.passes)
-        self.near_ties = max(self.near_ties, report.near_ties)
-        self.compute_seconds = max(
-            self.compute_seconds, self._compute_before + report.compute_seconds
-        )
-
-    def waited(self, seconds: float, cloud_seconds: float) -> None:
-        """Add a wait for the cloud, of which the cloud says `cloud_seconds` were its own."""
-        self.network_seconds += max(0.0, seconds - cloud_seconds)
+    def moved(self) -> None:
+        """A session went on at another replica."""
 
 
 @dataclass(slots=True)
 class Uplink:
     """Used as an async context manager; leaving it ends the session on the cloud, in the
     background.
+
+    Args:
+        route: which replicas it may be at.
+        resumable: the session can be taken up again, so unless `finished` it is not ended.
     """
 
     chain: Chain
@@ -70,8 +51,11 @@ class Uplink:
     link: Link
     observer: Observer
     background: Background
+    route: Route
     traffic: Traffic = field(default_factory=Traffic)
     spent: Spent = field(default_factory=Spent)
+    resumable: bool = False
+    finished: bool = False
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _uploader: "asyncio.Task[None] | None" = None
     _leaving: bool = False
@@ -96,10 +80,10 @@ class Uplink:
         token); or its choice at an earlier one, to which the chain has gone back (`Chain.settle`).
 
         Raises:
-            CloudLost, Unfit, Invalid: there is no answer to be had.
+            CloudLost, Unfit, Fenced, Invalid: there is no answer to be had.
         """
         for _ in range(RESENDS + 1):
-            report = await self._ask_twice()
+            report = await self._ask_persistently()
             if report.need_from is not None:
                 self.chain.unsend(report.need_from)
             elif tokens := self.chain.next_tokens(report):
@@ -112,13 +96,14 @@ class Uplink:
         """Yield up to `count` tokens the cloud decides by itself; fewer where it says the text
         ends.
 
-        Raises as `ask`. A stream that breaks is taken up once where it broke.
+        Raises as `ask`. A stream that breaks, or whose replica leaves, is taken up where it broke.
         """
-        left, tries, resends = count, 0, 0
+        left, resends, tries = count, 0, self.route.tries()
         while left > 0:
+            self._go_on()
             start = self.chain.sent
             try:
-                ended = True
+                ended, leaving = True, False
                 async with aclosing(self._reports(left)) as reports:
                     async for report in reports:
                         if report.need_from is not None:
@@ -128,16 +113,20 @@ class Uplink:
                         for token in self.chain.next_tokens(report):
                             self._decided(token)
                             left -= 1
+                            resends = 0
+                            tries.answered()
+                            # A replica that leaves ends its stream: also where it is the only one.
+                            leaving = report.leaving
                             yield token
-                if ended:
+                if ended and not leaving and not self.route.better_elsewhere:
                     return
                 if resends > RESENDS:
                     raise CloudLost("the cloud keeps asking for the same nodes", reason="resend")
             except CloudLost as error:
                 self.chain.unsend(start)
-                if tries >= RETRIES or error.reason in ("timeout", "resend"):
+                if error.reason == "resend":
                     raise
-                tries += 1
+                await tries.again(error)
 
     def _decided(self, token: int) -> None:
         """Add a token the cloud decided in a session without states: the cloud holds it already."""
@@ -148,8 +137,9 @@ class Uplink:
         block = self.chain.cut(want=Want.NOW, count=count)
         self.spent.requests += 1
         waited, cloud_seconds = 0.0, 0.0
-        with self._watched("stream"):
-            reports = self.client.stream([block], self.traffic)
+        at = await self.route.here()
+        with self._watched("stream", at, block.revision):
+            reports = self.client.stream([block], self.traffic, at)
             try:
                 while True:
                     began = time.perf_counter()
@@ -160,33 +150,32 @@ class Uplink:
                     finally:
                         waited += time.perf_counter() - began
                     cloud_seconds = report.seconds
-                    self._take(report)
+                    self._take(report, at)
                     yield report
             finally:
                 self.spent.waited(waited, cloud_seconds)
                 await reports.aclose()
 
-    async def _ask_twice(self) -> Report:
-        for attempt in range(RETRIES + 1):
+    async def _ask_persistently(self) -> Report:
+        tries = self.route.tries()
+        while True:
+            self._go_on()
             start = self.chain.sent
             block = self.chain.cut(want=Want.NOW, count=1)
             self.spent.requests += 1
             began = time.perf_counter()
             try:
-                report = await self._post([block], "complete")
+                report = await self._post([block], "complete", tries.left)
             except CloudLost as error:
                 self.spent.waited(time.perf_counter() - began, 0.0)
                 self.chain.unsend(start)
-                # What took the whole time-out, or is overloaded, is not helped by asking again at
-                # once.
-                if attempt == RETRIES or error.reason in ("timeout", "overloaded"):
-                    raise
+                await tries.again(error)
                 continue
             waited = time.perf_counter() - began
             self.spent.waited(waited, report.seconds)
             self.link.succeeded(waited - report.seconds)
+            tries.answered()
             return report
-        raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _upload(self) -> None:
         while not self._leaving:
@@ -194,6 +183,7 @@ class Uplink:
             self._news.clear()
             if self._leaving or self.chain.sent == self.chain.end or not self.link.usable:
                 continue
+            self._go_on()
             start = self.chain.sent
             try:
                 report = await self._post([self.chain.cut(want=Want.NOTHING)], "upload")
@@ -206,34 +196,56 @@ class Uplink:
             elif self.chain.sent < self.chain.end:
                 self._news.set()
 
-    async def _post(self, blocks: Sequence[Block], operation: str) -> Report:
-        with self._watched(operation):
-            report = await self.client.post(blocks, self.traffic)
-            self._take(report)
+    async def _post(
+        self, blocks: Sequence[Block], operation: str, seconds: float | None = None
+    ) -> Report:
+        at = await self.route.here()
+        with self._watched(operation, at, blocks[0].revision):
+            report = await self.client.post(blocks, self.traffic, at, seconds=seconds)
+            self._take(report, at)
             return report
 
-    def _take(self, report: Report) -> None:
-        self.chain.opened = report.need_from != 0
+    def _take(self, report: Report, at: Replica) -> None:
+        at.answered()
+        if report.leaving:
+            at.leaves()
+        self.chain.hear(report)
         self.spent.take(report)
         self.link.succeeded()
 
+    def _go_on(self) -> None:
+        """Before a block is cut: go on at another replica where this one is down or leaving."""
+        if self.route.better_elsewhere:
+            self.route.leave()
+            self.chain.move()
+            self.observer.moved()
+
     @contextmanager
-    def _watched(self, operation: str) -> Iterator[None]:
-        """Tell link and metrics how a request ended."""
+    def _watched(self, operation: str, at: Replica, revision: int) -> Iterator[None]:
+        """Tell replica, link and metrics how a request of a block of `revision` ended."""
         began, outcome = time.perf_counter(), "cancelled"
         try:
             yield
             outcome = "ok"
         except CloudLost as error:
             outcome = error.reason
-            # What the cloud says of one session is no reason to give up the path for all of them.
-            if error.of_the_path:
-                self.link.failed(error.reason)
+            self._lost(at, error)
             raise
         except Unfit as error:
             outcome = error.code
+            at.unfit = error.message
+            if self.route.replicas.serving:
+                raise CloudLost(error.message, reason=error.code) from error
             self.link.refused(error.message)
             raise
+        except Fenced as error:
+            outcome = error.code
+            if self.chain.heard and revision == self.chain.revision:
+                raise
+            # Another life of this session, whose place this one takes; or this one's own past.
+            if revision == self.chain.revision:
+                self.chain.move(error.revision + 1)
+            raise CloudLost(error.message, reason=error.code) from error
         except TandemError as error:
             outcome = error.code
             raise
@@ -243,19 +255,38 @@ class Uplink:
         finally:
             self.observer.requested(operation, outcome, time.perf_counter() - began)
 
+    def _lost(self, at: Replica, error: CloudLost) -> None:
+        """Note a request without a usable answer. What the cloud says of one session is no reason
+        to give up the path for all of them.
+        """
+        if error.reason == "draining":
+            at.leaves()
+            self.route.turned_away = True
+        if not error.of_the_path:
+            return
+        at.failed(error.reason)
+        self.route.replicas.doubt()
+        if not self.route.replicas.serving:
+            self.link.failed(error.reason)
+
     async def _leave(self) -> None:
         """Let an upload under way end by itself (cutting it off would cost the connection), then
         say goodbye; where the link rests, once more when it may be tried again.
         """
         if self._uploader is not None:
             await asyncio.wait({self._uploader})
-        if not self.chain.offered:
+        self.route.leave()
+        if not self.chain.offered or (self.resumable and not self.finished):
             return
-        for _ in range(RETRIES + 1):
-            await asyncio.sleep(self.link.seconds_to_retry)
+        for at in self.route.visited:
+            await self._say_goodbye(at, tries=RETRIES + 1 if at is self.route.visited[-1] else 1)
+
+    async def _say_goodbye(self, at: Replica, *, tries: int) -> None:
+        for _ in range(tries):
+            await asyncio.sleep(at.breaker.seconds_to_retry if tries > 1 else 0)
             try:
-                with self._watched("close"):
-                    await self.client.close(self.chain.session)
+                with self._watched("close", at, self.chain.revision):
+                    await self.client.close(self.chain.session, self.chain.revision, at)
                 return
             except CloudLost:
                 continue  # noted on the link; a cloud that stays away forgets by its time to live

@@ -29,6 +29,7 @@ SessionId = Annotated[
     str, Field(strict=True, min_length=1, max_length=MAX_SESSION_ID, pattern=r"^[A-Za-z0-9_-]+$")
 ]
 Digest = Annotated[bytes, Field(strict=True, min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
+Revision = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 Position = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 TokenId = Annotated[int, Field(strict=True, ge=0, lt=MAX_VOCABULARY)]
 Tokens = Annotated[tuple[TokenId, ...], Field(max_length=MAX_BLOCK_TOKENS)]
@@ -127,8 +128,8 @@ class Block:
     """
 
     session: SessionId
-    sequence: Annotated[int, Field(strict=True, ge=0)]  # orders the frames of a session
-    revision: Annotated[int, Field(strict=True, ge=0)]  # hand-overs between replicas so far
+    sequence: Annotated[int, Field(strict=True, ge=0)]  # orders the frames of a revision
+    revision: Revision  # hand-overs of the session so far; a replica that knows of more refuses
     acknowledged: Position  # positions whose tokens the edge already holds
     parent: Digest
     start: Position
@@ -177,7 +178,7 @@ class Report:
     """
 
     session: SessionId
-    revision: Annotated[int, Field(strict=True, ge=0)]
+    revision: Revision
     sequence: Annotated[int, Field(strict=True, ge=0)]  # newest block applied
     through: Position
     digest: Digest
@@ -194,6 +195,7 @@ class Report:
     compute_seconds: Seconds = 0.0  # its share of these passes, so far
     seconds: Seconds = 0.0
     near_ties: Annotated[int, Field(strict=True, ge=0)] = 0  # choices closer than `tau`, so far
+    leaving: Annotated[bool, Field(strict=True)] = False  # this replica ends soon: go to another
     pressure: Pressure
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID_EXTRA
@@ -201,9 +203,12 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Close:
-    """The edge is done with a session; closing one that is not there is no error."""
+    """The edge is done with a session; closing one that is not there, or that has gone on at a
+    later revision, is no error and changes nothing.
+    """
 
     session: SessionId
+    revision: Revision
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID_EXTRA
 
@@ -211,13 +216,14 @@ class Close:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """A refusal, or the end of a stream that broke: the same code and message an HTTP error
-    would have.
+    would have; with code `fenced`, the revision the session has reached.
     """
 
     code: Text
     message: Text
     retryable: Annotated[bool, Field(strict=True)] = False
     field: Text | None = None
+    revision: Revision | None = None
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID_EXTRA
 

@@ -4,7 +4,7 @@ Any change of a message's meaning or layout raises `PROTOCOL_VERSION`; a peer of
 refused.
 """
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 MEDIA_TYPE = "application/msgpack"
 
@@ -14,6 +14,9 @@ PATH_STREAM = "/v1/blocks/stream"
 PATH_CLOSE = "/v1/close"
 
 HEADER_REQUEST_ID = "x-request-id"
+# Milliseconds the sender will wait for the answer, from when it is sent: a duration, for clocks
+# differ. What has not begun by then need not begin.
+HEADER_TIMEOUT = "x-tandem-timeout-ms"
 
 # Blocks one body may carry: the branches of a tree, each of one node at worst, and announcements.
 MAX_BLOCKS = 512

@@ -18,14 +18,10 @@ from shared.errors import Malformed, TooLarge
 from shared.protocol.messages import (
     Block,
     Close,
-    Disagreement,
     Fault,
-    HiddenBlock,
     Message,
     Opening,
-    Pressure,
     Report,
-    Sampling,
 )
 from shared.protocol.version import MAX_BLOCK_TOKENS, MAX_BLOCKS, PROTOCOL_VERSION
 
@@ -40,55 +36,42 @@ _KINDS: dict[int, TypeAdapter[Any]] = {
     3: TypeAdapter(Close),
     4: TypeAdapter(Fault),
 }
+_NAMES: dict[type, tuple[str, ...]] = {}
 _KIND_OF: dict[type, int] = {Block: 1, Report: 2, Close: 3, Fault: 4}
-_PARTS = (HiddenBlock, Sampling, Opening, Disagreement, Pressure)
-_FIELDS: dict[type, tuple[str, ...]] = {
-    kind: tuple(field.name for field in fields(kind)) for kind in (*_KIND_OF, *_PARTS)
-}
 
 
 def encode(message: Message) -> bytes:
     """Return the frame of `message`."""
-    payload = _packed(message)
+    payload = pack(message)
     framed = _HEADER.pack(MAGIC, PROTOCOL_VERSION, _KIND_OF[type(message)], len(payload)) + payload
     return framed + _TRAILER.pack(zlib.crc32(framed))
 
 
 def canonical(opening: Opening) -> bytes:
     """Return the bytes of an opening that both sides hash into the root digest."""
-    return _packed(opening)
+    return pack(opening)
 
 
 def frame_length(header: bytes, *, limit: int) -> int:
     """Return the length of the whole frame that starts with these 8 bytes; refuses one over
-    `limit` bytes.
+    `limit` bytes, of another version or of no known kind.
     """
-    if len(header) < _HEADER.size:
-        raise Malformed(f"a frame of {len(header)} bytes has no complete header", code="truncated")
-    magic, version, kind, length = _HEADER.unpack_from(header)
-    if magic != MAGIC:
-        raise Malformed("the bytes are no Tandem frame", code="malformed")
-    if version != PROTOCOL_VERSION:
-        raise Malformed(
-            f"protocol version {version} is not served; this side speaks {PROTOCOL_VERSION}",
-            code="protocol_version",
-        )
-    if kind not in _KINDS:
-        raise Malformed(f"unknown kind of message {kind}", code="malformed")
-    total: int = length + OVERHEAD_BYTES
-    if total > limit:
-        raise TooLarge(f"a frame of {total} bytes is over the limit of {limit} bytes")
+    total = _length(header, limit=limit)
+    _require_ours(header)
     return total
 
 
 def decode(frame: bytes, *, limit: int) -> Message:
     """Return the message in `frame`, which must be exactly one frame of at most `limit` bytes.
 
+    The checksum is looked at before version and kind: header and trailer are alike in all versions,
+    and a damaged byte is not to pass for a peer of another version.
+
     Raises:
         Malformed: codes `truncated`, `malformed`, `protocol_version`, `checksum`, `field`.
         TooLarge: over the limit.
     """
-    total = frame_length(frame, limit=limit)
+    total = _length(frame, limit=limit)
     if len(frame) < total:
         raise Malformed(f"a frame of {total} bytes was cut at {len(frame)}", code="truncated")
     if len(frame) > total:
@@ -96,7 +79,8 @@ def decode(frame: bytes, *, limit: int) -> Message:
     (checksum,) = _TRAILER.unpack_from(frame, total - _TRAILER.size)
     if zlib.crc32(memoryview(frame)[: total - _TRAILER.size]) != checksum:
         raise Malformed("the frame's checksum does not match its bytes", code="checksum")
-    fields = _unpack(frame[_HEADER.size : total - _TRAILER.size])
+    _require_ours(frame)
+    fields = unpack(frame[_HEADER.size : total - _TRAILER.size])
     try:
         message: Message = _KINDS[frame[3]].validate_python(fields)
     except ValidationError as error:
@@ -115,10 +99,7 @@ def decode_blocks(body: bytes, *, limit: int) -> list[Block]:
     blocks: list[Block] = []
     view = memoryview(body)
     while view or not blocks:
-        if blocks and view[: len(MAGIC) + 1] != body[: len(MAGIC) + 1]:
-            # Damage: a peer speaks one version, and that of the first frame is ours.
-            raise Malformed("a later frame of the body begins unlike the first")
-        length = frame_length(bytes(view[: _HEADER.size]), limit=limit)
+        length = _length(bytes(view[: _HEADER.size]), limit=limit)
         message = decode(bytes(view[:length]), limit=limit)
         if not isinstance(message, Block):
             raise Malformed(f"a block was expected, not a {type(message).__name__.lower()}")
@@ -131,21 +112,45 @@ def decode_blocks(body: bytes, *, limit: int) -> list[Block]:
     return blocks
 
 
-def _packed(message: Message | Opening) -> bytes:
-    """A map of the fields in order, and so on downwards. `dataclasses.asdict` would copy every
-    value first: 30 us a message.
+def _length(header: bytes, *, limit: int) -> int:
+    if len(header) < _HEADER.size:
+        raise Malformed(f"a frame of {len(header)} bytes has no complete header", code="truncated")
+    magic, _, _, length = _HEADER.unpack_from(header)
+    if magic != MAGIC:
+        raise Malformed("the bytes are no Tandem frame", code="malformed")
+    total: int = length + OVERHEAD_BYTES
+    if total > limit:
+        raise TooLarge(f"a frame of {total} bytes is over the limit of {limit} bytes")
+    return total
+
+
+def _require_ours(header: bytes) -> None:
+    _, version, kind, _ = _HEADER.unpack_from(header)
+    if version != PROTOCOL_VERSION:
+        raise Malformed(
+            f"protocol version {version} is not served; this side speaks {PROTOCOL_VERSION}",
+            code="protocol_version",
+        )
+    if kind not in _KINDS:
+        raise Malformed(f"unknown kind of message {kind}", code="malformed")
+
+
+def pack(value: object) -> bytes:
+    """Return a dataclass as a msgpack map of its fields in order, and so on downwards.
+    `dataclasses.asdict` would copy every value first: 30 us a message.
     """
-    packed: bytes = msgpack.packb(_map(message), default=_map, use_bin_type=True)
+    packed: bytes = msgpack.packb(_map(value), default=_map, use_bin_type=True)
     return packed
 
 
-def _map(message: object) -> dict[str, object]:
-    return {name: getattr(message, name) for name in _FIELDS[type(message)]}
+def unpack(payload: bytes) -> dict[str, Any]:
+    """Return the map that `pack` made, its arrays as tuples; its values are yet to be validated.
 
-
-def _unpack(payload: bytes) -> dict[str, Any]:
+    Raises:
+        Malformed: the bytes are no such map.
+    """
     try:
-        fields = msgpack.unpackb(
+        found = msgpack.unpackb(
             payload,
             use_list=False,
             raw=False,
@@ -156,6 +161,14 @@ def _unpack(payload: bytes) -> dict[str, Any]:
         )
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise Malformed(f"the payload is no msgpack map: {error}", code="malformed") from error
-    if not isinstance(fields, dict):
+    if not isinstance(found, dict):
         raise Malformed("the payload is no msgpack map", code="malformed")
-    return fields
+    return found
+
+
+def _map(value: Any) -> dict[str, object]:
+    kind = type(value)
+    names = _NAMES.get(kind)
+    if names is None:
+        names = _NAMES[kind] = tuple(field.name for field in fields(kind))
+    return {name: getattr(value, name) for name in names}

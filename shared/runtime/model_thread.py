@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from shared.errors import Overloaded
+from shared.errors import DeadlinePassed, Overloaded
+from shared.runtime.deadline import NEVER, Deadline
 from shared.runtime.schedule import Schedule, is_short
 from shared.runtime.work import (
     PRIORITIES,
@@ -38,6 +39,7 @@ class _Entry(Generic[W, R]):
     done: "asyncio.Future[Completed[R]]"
     submitted: float
     since: float
+    deadline: Deadline
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
     started: bool = False
@@ -113,20 +115,21 @@ class ModelThread(Generic[W, R]):
     def _waiting(self) -> "list[_Entry[W, R]]":
         return [entry for entry in self._entries.copy() if not entry.cancelled]
 
-    async def run(self, work: W) -> Completed[R]:
+    async def run(self, work: W, deadline: Deadline = NEVER) -> Completed[R]:
         """Queue `work` and wait for its result; see `submit`."""
-        return await self.submit(work)
+        return await self.submit(work, deadline)
 
-    def submit(self, work: W) -> "asyncio.Future[Completed[R]]":
+    def submit(self, work: W, deadline: Deadline = NEVER) -> "asyncio.Future[Completed[R]]":
         """Queue `work` at once; the future has its result, or whatever the engine failed it with.
-        Cancelling the future drops the work at the next step's start.
+        Cancelling the future drops the work at the next step's start. So does `deadline`, with
+        `DeadlinePassed`, where the work has not been in a step by then.
 
         Raises:
             Overloaded: the queue is full or the thread is closing.
         """
         loop = asyncio.get_running_loop()
         now = time.perf_counter()
-        entry = _Entry(work, loop, loop.create_future(), now, now)
+        entry = _Entry(work, loop, loop.create_future(), now, now, deadline)
         with self._wake:
             if self._closed:
                 raise _closing()
@@ -172,7 +175,7 @@ class ModelThread(Generic[W, R]):
     def _next_batch(self) -> "list[tuple[_Entry[W, R], int]] | None":
         with self._wake:
             while not self._closed:
-                self._entries = deque(e for e in self._entries if not e.cancelled)
+                self._entries = deque(e for e in self._entries if not self._drop(e))
                 self._run_errands()
                 now = time.perf_counter()
                 if not self._entries:
@@ -182,6 +185,20 @@ class ModelThread(Generic[W, R]):
                 else:
                     return self._share(now)
             return None
+
+    def _drop(self, entry: _Entry[W, R]) -> bool:
+        """Whether nobody waits for a work that waits; who has stopped by a deadline is told so."""
+        if entry.cancelled:
+            return True
+        if entry.started:
+            return False
+        try:
+            entry.deadline.require()
+        except DeadlinePassed as error:
+            late: tuple[_Entry[W, R], R | Failed] = (entry, Failed(error))
+            _post(entry.loop, [late])
+            return True
+        return False
 
     def _share(self, now: float) -> "list[tuple[_Entry[W, R], int]]":
         shares = self.schedule.share(self._entries, now)

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from shared.errors import TandemError
+from shared.errors import Fenced, TandemError
 from shared.protocol.messages import Fault
 from shared.protocol.version import MEDIA_TYPE
 from shared.protocol.wire import encode
@@ -39,6 +39,7 @@ def fault_of(error: TandemError) -> Fault:
         message=error.message[:4096],
         retryable=error.retryable,
         field=error.field,
+        revision=error.revision if isinstance(error, Fenced) else None,
     )
 
 

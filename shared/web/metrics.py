@@ -8,7 +8,7 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
-from shared.errors import Overloaded, TandemError
+from shared.errors import Draining, Overloaded, TandemError
 from shared.runtime.work import PRIORITIES, Priority, Stepped
 
 WAIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -96,7 +96,7 @@ class ServiceMetrics:
 
     def refused(self, error: TandemError) -> None:
         """Record a refusal, if `error` is one for want of room."""
-        if isinstance(error, Overloaded):
+        if isinstance(error, Overloaded) and not isinstance(error, Draining):
             self.rejections.labels(reason=error.code).inc()
 
     def read_from(self, gauges: Gauges) -> None:

@@ -8,11 +8,15 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.responses import JSONResponse, Response
 
+from shared.runtime.lifecycle import Lifecycle
+
 
 def observation_routes(
-    registry: CollectorRegistry, readiness: Callable[[], tuple[bool, dict[str, object]]]
+    registry: CollectorRegistry, lifecycle: Lifecycle, details: Callable[[], dict[str, object]]
 ) -> APIRouter:
-    """Return the routes; `readiness` says whether the service can serve, and why."""
+    """Return the routes; `details` says what the service serves. One that is leaving is alive, and
+    not ready.
+    """
     router = APIRouter()
 
     @router.get("/healthz")
@@ -21,9 +25,9 @@ def observation_routes(
 
     @router.get("/readyz")
     async def readyz() -> Response:
-        ready, details = readiness()
-        body = {"status": "ready" if ready else "unavailable", **details}
-        return JSONResponse(body, 200 if ready else 503)
+        leaving = lifecycle.draining
+        body = {"status": "draining" if leaving else "ready", **details()}
+        return JSONResponse(body, 503 if leaving else 200)
 
     @router.get("/metrics")
     async def metrics() -> Response:

@@ -1,10 +1,11 @@
 """A service as a process's only work: from its settings to a bundle, an application and a socket,
-until SIGTERM or SIGINT, then a graceful end with exit code 0.
+until SIGTERM or SIGINT, then a graceful end (`shared.runtime.lifecycle`) with exit code 0.
 """
 
 import errno
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from fastapi import FastAPI
 from shared import environment, logs
 from shared.model import SpanModel, load_bundle
 from shared.runtime.cores import model_threads, usable_cores
+from shared.runtime.lifecycle import LAST_SECONDS, Lifecycle
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ KEEP_ALIVE_SECONDS = 75
 SWITCH_SECONDS = 0.0005
 # As many connections may wait to be accepted as uvicorn allows by default.
 _BACKLOG = 2048
+_CLOSE = (b"connection", b"close")
 
 
 class Settings(Protocol):
@@ -47,26 +50,30 @@ class Settings(Protocol):
     @property
     def threads(self) -> int: ...
     @property
+    def drain_seconds(self) -> int: ...
+    @property
     def grace_seconds(self) -> int: ...
     @property
     def log_level(self) -> str: ...
 
 
-def run(settings: Settings, create_app: Callable[[SpanModel], FastAPI]) -> None:
+def run(settings: Settings, create_app: Callable[[SpanModel, Lifecycle], FastAPI]) -> None:
     """Load the bundle, serve the application around it, and return when told to stop.
 
     Raises:
-        SystemExit: it cannot start, and why, in one line; or it has ended, with code 0.
+        SystemExit: it cannot start, and why, in one line; or it was told to stop meanwhile, with
+            code 0.
     """
     logs.configure(settings.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)
     torch.set_num_threads(model_threads(settings.threads, cores=usable_cores()))
     with environment.starting():
         model = load_bundle(settings.bundle, device=settings.device)
-        app = create_app(model)
+        lifecycle = Lifecycle(settings.drain_seconds, settings.grace_seconds)
+        app = create_app(model, lifecycle)
     listening = listen(settings.host, settings.port)
     _log.info("serving", extra=_started(model, listening[0]))
-    _serve(app, listening, grace_seconds=settings.grace_seconds)
+    _serve(app, listening, lifecycle)
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -97,10 +104,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return listening
 
 
-def _serve(app: FastAPI, listening: list[socket.socket], *, grace_seconds: int) -> None:
-    """Serve until told to stop; requests under way get `grace_seconds` to end."""
-    # The server raises the signal that stopped it once more when everything is shut down; the
-    # default answer to that would be to die of it.
+def _serve(app: FastAPI, listening: list[socket.socket], lifecycle: Lifecycle) -> None:
+    """Serve until told to stop, and to the end of what is under way then."""
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, _leave)
     config = uvicorn.Config(
@@ -110,15 +115,48 @@ def _serve(app: FastAPI, listening: list[socket.socket], *, grace_seconds: int) 
         access_log=False,
         # Nothing here asks who sent a request; finding out costs every one.
         proxy_headers=False,
-        timeout_graceful_shutdown=grace_seconds,
+        timeout_graceful_shutdown=int(lifecycle.grace_seconds) + LAST_SECONDS,
     )
     # All that is imported and built before the first request is here now.
     config.load()
     freeze_heap()
-    server = uvicorn.Server(config)
+    server = _Server(config, lifecycle)
     server.run(sockets=listening)
     if not server.started:
         raise SystemExit("cannot start: the application did not come up; the log above says why")
+
+
+class _Server(uvicorn.Server):
+    """Closes not when it is told to, but when its lifecycle says so."""
+
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
+        super().__init__(config)
+        self._lifecycle = lifecycle
+        self._told = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Answer SIGTERM and SIGINT; a second one ends the process where it stands."""
+        del sig, frame
+        if not self._lifecycle.leave():
+            os._exit(0)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look after the server, ten times a second; true when it shall close."""
+        stop = await super().on_tick(counter)
+        if self._lifecycle.draining:
+            self._drain()
+        return stop or self._lifecycle.closing
+
+    def _drain(self) -> None:
+        """Ask clients not to come back on the connections they have: those are about to close,
+        and what is sent just then is lost.
+        """
+        if not self._told:
+            self._told = True
+            _log.info("draining", extra={"seconds": self._lifecycle.drain_seconds})
+        headers = self.server_state.default_headers
+        if _CLOSE not in headers:
+            self.server_state.default_headers = [*headers, _CLOSE]
 
 
 def freeze_heap() -> None:

@@ -25,6 +25,7 @@ from shared.protocol.messages import Block, HiddenBlock, Sampling
 from shared.quantization import CodedRows
 from tests.support.apps import PATIENCE
 from tests.support.faults import Fault
+from tests.support.toy_cloud import toy_cloud
 from tests.support.toy_model import (
     EDGE_DEPTH,
     SPLIT,
@@ -33,7 +34,7 @@ from tests.support.toy_model import (
     full_logits,
     states_of,
 )
-from tests.support.toy_service import Case, Outcome, run_case, toy_cloud
+from tests.support.toy_service import Case, Outcome, run_case
 
 MODES: tuple[Mode, ...] = ("collaborative", "verified", "split", "cloud")
 EXITS = (SPLIT, EDGE_DEPTH)

@@ -5,17 +5,16 @@ The tests run in the order they stand in; the stack is one.
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from cli.processes import free_ports
 from tests.support.compose import Compose, docker, service_of
+from tests.support.offered import offload_window, tokens_counted, tokens_told
 from tests.support.prometheus import Prometheus, eventually
 
 EDGES = ("edge", "edge-2", "edge-3", "edge-4")
@@ -149,8 +148,8 @@ def test_prometheus_counts_the_tokens_the_load_generator_counts(
     stack: Compose, prometheus: Prometheus, record_figure: Callable[[str, object], None]
 ) -> None:
     before = eventually(
-        lambda: _counted(prometheus),
-        lambda counted: counted == _told(stack),
+        lambda: tokens_counted(prometheus, EDGES),
+        lambda counted: counted == tokens_told(stack, EDGES),
         seconds=30,
     )
     edges = [part for name in EDGES for part in ("--edge", f"{name}=http://{name}:8000")]
@@ -170,52 +169,18 @@ def test_prometheus_counts_the_tokens_the_load_generator_counts(
     assert set(offered) == set(EDGES)
 
     def seen() -> dict[str, tuple[int, int]]:
-        now = _counted(prometheus)
+        now = tokens_counted(prometheus, EDGES)
         return {n: (now[n][0] - before[n][0], now[n][1] - before[n][1]) for n in EDGES}
 
     eventually(seen, lambda counted: counted == offered, seconds=45)
-    ruled, window = prometheus.values("tandem:offload_ratio:rate5m", "edge"), _window(prometheus)
+    ruled, window = (
+        prometheus.values("tandem:offload_ratio:rate5m", "edge"),
+        offload_window(prometheus, EDGES),
+    )
     for name in EDGES:
         record_figure(f"offload ratio of {name}: last five minutes", round(window[name], 3))
         record_figure(f"offload ratio of {name}: recording rule", round(ruled[name], 3))
         assert ruled[name] == pytest.approx(window[name], abs=0.05)
-
-
-def _told(stack: Compose) -> dict[str, tuple[int, int]]:
-    """Tokens (from the cloud, in all) by edge, as the edges themselves have them now."""
-    told = {}
-    for name in EDGES:
-        port = stack.variables[f"{name.upper().replace('-', '_')}_PORT"]
-        text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
-        tokens = [
-            (sample.labels["source"], int(sample.value))
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name == "tandem_tokens_total"
-        ]
-        told[name] = (
-            sum(n for source, n in tokens if source == "cloud"),
-            sum(n for _, n in tokens),
-        )
-    return told
-
-
-def _counted(prometheus: Prometheus) -> dict[str, tuple[int, int]]:
-    """Tokens (from the cloud, in all) by edge, as Prometheus has them now."""
-    total = 'sum by (edge) (tandem_tokens_total{job="edge"%s})'
-    cloud = prometheus.values(total % ',source="cloud"', "edge")
-    every = prometheus.values(total % "", "edge")
-    return {name: (int(cloud.get(name, 0)), int(every.get(name, 0))) for name in EDGES}
-
-
-def _window(prometheus: Prometheus) -> dict[str, float]:
-    """The cloud's share of the tokens of the last five minutes by edge, from the bare samples."""
-    told = prometheus.api("query", query='tandem_tokens_total{job="edge"}[5m]')["result"]
-    grown: Counter[tuple[str, bool]] = Counter()
-    for series in told:
-        labels, (_, first), (_, last) = series["metric"], series["values"][0], series["values"][-1]
-        grown[labels["edge"], labels["source"] == "cloud"] += int(float(last) - float(first))
-    return {name: grown[name, True] / (grown[name, True] + grown[name, False]) for name in EDGES}
 
 
 def test_without_the_cloud_the_edge_goes_on_and_with_it_again_as_before(
@@ -246,7 +211,7 @@ def test_a_restarted_cloud_is_found_again(stack: Compose, edge: httpx.Client) ->
     assert _generate(edge, mode="cloud")["generated_text"] == before
 
 
-def test_over_several_replicas_an_edge_stays_with_one(
+def test_over_several_replicas_a_session_stays_with_one(
     stack: Compose, edge: httpx.Client, prometheus: Prometheus
 ) -> None:
     before = _generate(edge, mode="cloud")["generated_text"]
@@ -268,6 +233,46 @@ def test_over_several_replicas_an_edge_stays_with_one(
         lambda: prometheus.values(chosen, "")[""], lambda seen: seen >= tokens + 8 * 24, seconds=20
     )
     assert prometheus.values(sent_again, "") == rewinds
+
+
+def test_a_replica_killed_and_one_drained_under_load_fail_no_request(
+    stack: Compose, prometheus: Prometheus, record_figure: Callable[[str, object], None]
+) -> None:
+    """Three replicas, four edges: one replica dies as in a power cut, another is told to stop."""
+    stack.run("up", "--detach", "--no-build", "--no-recreate", "--scale", "cloud=3", *SERVICES)
+    up = 'count(up{job="cloud"} == 1)'
+    eventually(lambda: prometheus.values(up, ""), lambda seen: seen == {"": 3.0}, seconds=60)
+    moves = "sum(tandem_session_moves_total)"
+    before = prometheus.values(moves, "").get("", 0.0)
+
+    def moved_since() -> float:
+        return prometheus.values(moves, "").get("", 0.0) - before
+
+    killed, drained, _ = [c["Id"] for c in stack.containers() if service_of(c) == "cloud"]
+    edges = [part for name in EDGES for part in ("--edge", f"{name}=http://{name}:8000")]
+    with ThreadPoolExecutor(1) as beside:
+        load = beside.submit(
+            stack.run, "run", "--rm", "load", *edges, "--users", "8", "--duration", "60",
+            "--max-new-tokens", "32", "--mode", "collaborative=1", "--mode", "cloud=1",
+            "--mode", "verified=1", "--mode", "split=1", "--json", "-",
+        )  # fmt: skip
+        time.sleep(15)
+        docker("kill", "--signal", "KILL", killed)
+        moved = eventually(moved_since, lambda seen: seen > 0, seconds=25)
+        record_figure("sessions that moved once it was killed", moved)
+        docker("stop", "--time", "30", drained)
+        report = json.loads(load.result())
+    (state,) = (c["State"] for c in stack.containers() if c["Id"] == drained)
+    assert state["ExitCode"] == 0
+    total = report["total"]
+    record_figure("requests while a replica was killed and one drained", total["requests"])
+    record_figure("of these failed", sum(total["errors"].values()))
+    assert not total["errors"]
+    assert not total["degraded"]
+    record_figure("sessions that moved in all", eventually(moved_since, bool, seconds=30))
+    # Both come back as they were, for the tests that follow.
+    docker("start", killed, drained)
+    eventually(lambda: prometheus.values(up, ""), lambda seen: seen == {"": 3.0}, seconds=60)
 
 
 def test_stopping_ends_every_service_cleanly(stack: Compose) -> None:

@@ -27,8 +27,8 @@ def tell(moment, model):
     model_seen = any(each is model for each in gc.get_objects())
     print(json.dumps([moment, gc.get_freeze_count(), len(gc.get_objects()), model_seen]))
 
-def application(model):
-    app = create_app(settings, model)
+def application(model, lifecycle):
+    app = create_app(settings, model, lifecycle)
     tell("loaded", model)
 
     async def starting(scope, receive, send):

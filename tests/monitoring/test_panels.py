@@ -2,7 +2,8 @@
 comes back empty, none stays at zero.
 
 The load is one in which everything happens that a panel shows: all modes, too many requests, more
-sessions than the cloud holds, an edge and the cloud killed, and the cloud's return.
+sessions than the cloud holds, an edge, a replica and then the cloud killed, logs damaged, and the
+cloud's return.
 """
 
 import json
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from tests.repo.tree import ROOT
 from tests.support.dashboards import Question, offered, questions
 from tests.support.prometheus import Prometheus, eventually
 from tests.support.prompts import prompts
+from tests.support.redis_server import RedisServer, redis_server
 from tests.support.reference import text
 from tests.support.services import Service, free_port
 
@@ -49,6 +52,7 @@ MOVED = {
     "overview/Tokens by source/A": ("source", {"exit:3", "exit:6", "cloud", "fallback"}),
     "overview/Finish reason/B": ("reason", {"overloaded", "invalid"}),
     "cloud/Tokens chosen/A": ("mode", {"collaborative", "cloud", "split"}),
+    "cloud/Questions to the store/A": ("operation", {"claim", "append", "replace", "close"}),
 }
 
 
@@ -74,27 +78,28 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("panels")
     tight = {"max_contexts": "6", "context_bytes": "2600000", "context_ttl_seconds": "2"}
     quick = {"probe_seconds": "0.3", "first_pause_seconds": "0.1", "longest_pause_seconds": "0.5"}
-    cloud = Service("cloud", folder / "cloud.log", tight)
-    edges = [
-        Service("edge", folder / f"{n}.log", {"cloud_url": cloud.url, "max_requests": "5", **quick})
-        for n in ("a", "b")
-    ]
     port = free_port()
-    process = _prometheus(folder, port, cloud, edges)
-    try:
+    with redis_server(folder) as redis, ExitStack() as ending:
+        # Prometheus looks at the first replica alone.
+        cloud, other = (
+            Service("cloud", folder / f"{name}.log", {"store_url": redis.url, **tight})
+            for name in ("one", "two")
+        )
+        given = {"cloud_url": f"{cloud.url},{other.url}", "max_requests": "5", **quick}
+        edges = [Service("edge", folder / f"{name}.log", given) for name in ("a", "b")]
+        process = _prometheus(folder, port, cloud, edges)
+        ending.callback(process.wait)
+        ending.callback(process.terminate)
         for service in (cloud, *edges):
             service.start()
+            ending.callback(service.abandon)
         began = time.time()
-        _load(cloud, edges)
+        ending.callback(other.abandon)
+        _load(cloud, other, edges, redis)
         prometheus = Prometheus(f"http://127.0.0.1:{port}")
         # The last of the load is to be scraped, and the rules to have seen it.
         time.sleep(3)
         yield Watched(prometheus, began, time.time())
-    finally:
-        process.terminate()
-        process.wait()
-        for service in (cloud, *edges):
-            service.abandon()
 
 
 def _prometheus(
@@ -126,7 +131,7 @@ def _prometheus(
         return subprocess.Popen(command, stdout=log, stderr=log)
 
 
-def _load(cloud: Service, edges: list[Service]) -> None:
+def _load(cloud: Service, other: Service, edges: list[Service], redis: RedisServer) -> None:
     """Let everything happen that a panel shows."""
     for edge in edges:
         edge.wait_until_ready("reachable")
@@ -145,8 +150,16 @@ def _load(cloud: Service, edges: list[Service]) -> None:
         assert httpx.post(f"{edges[0].url}/generate", json=twice).status_code == 200
     refused = {"inputs": "Once", "parameters": {"max_new_tokens": 100_000}}
     assert httpx.post(f"{edges[0].url}/generate", json=refused).status_code == 422
-    _put(edges, 8, "--users", "14", "--mode", "collaborative=3", "--mode", "split")
-    with _putting(edges[:1], 8, *calm):
+    # More sessions than the cloud has room for: those it put out it takes up from the store.
+    with _putting(edges, 8, "--users", "14", "--mode", "collaborative=3", "--mode", "split"):
+        time.sleep(4)
+        redis.spoil("tandem:log:*")
+    other.start()
+    other.wait_until_ready()
+    # The sessions of one replica go on at the other; then that one ends as well.
+    with _putting(edges, 12, *calm):
+        time.sleep(5)
+        other.kill()
         time.sleep(3)
         cloud.kill()
     cloud.start()

@@ -1,9 +1,7 @@
 """The rules are valid to Prometheus' own tool, ask for metrics that exist, and every alert is tried
 and explained."""
 
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from services.edge.metrics import EdgeMetrics
 from tests.repo.tree import ROOT
 from tests.support.dashboards import dashboards, panels
 from tests.support.settings import SETTINGS, variable
+from tests.support.tools import required
 
 FOLDER = ROOT / "monitoring" / "prometheus"
 RULE_FILES = sorted((FOLDER / "rules").glob("*.yml"))
@@ -43,13 +42,7 @@ each_alert = pytest.mark.parametrize("alert", ALERTS)
 @pytest.fixture(scope="module")
 def promtool() -> str:
     """Prometheus' tool; CI has it."""
-    found = shutil.which("promtool")
-    if found:
-        return found
-    missing = "promtool is missing: Debian's package `prometheus` has it"
-    if os.environ.get("CI"):
-        pytest.fail(missing)
-    pytest.skip(missing)
+    return required("promtool", "prometheus")
 
 
 def _accepts(*command: str | Path) -> None:

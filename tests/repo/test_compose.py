@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from shared.runtime.lifecycle import LAST_SECONDS
 from tests.repo.tree import ROOT
 from tests.support.settings import SETTINGS, variable
 
@@ -59,6 +60,19 @@ def _defaults_of_compose() -> dict[str, str]:
     found = re.findall(r"\$\{([A-Z0-9_]+):?-([^}]*)\}", COMPOSE_TEXT)
     assert len(dict(found)) == len(set(found)), "a variable with two defaults"
     return dict(found)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_container_is_not_killed_before_its_service_has_ended(side: str) -> None:
+    given = _defaults_of_compose()
+    seconds = [
+        int(given.get(variable(side, name), str(SETTINGS[side][name])))
+        for name in ("drain_seconds", "grace_seconds")
+    ]
+    allowed = int(given["STOP_GRACE_PERIOD"].removesuffix("s"))
+    assert allowed >= sum(seconds) + LAST_SECONDS + 5
+    for service in SIDES[side]:
+        assert SERVICES[service]["stop_grace_period"] == "${STOP_GRACE_PERIOD:-30s}"
 
 
 def test_it_has_neither_a_name_nor_a_version() -> None:

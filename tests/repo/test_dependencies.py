@@ -49,3 +49,10 @@ def test_what_is_installed_is_what_is_pinned(package: str) -> None:
         assert package in COMPILED
         return
     assert PINS[canonicalize_name(package)].specifier.contains(installed)
+
+
+@pytest.mark.parametrize("side", ["edge", "cloud"])
+def test_an_image_has_what_its_side_alone_needs(side: str) -> None:
+    assert PROJECT["optional-dependencies"][side]
+    steps = (ROOT / "services" / side / "Dockerfile").read_text()
+    assert f"requirements.py --only {side} " in steps

@@ -8,6 +8,7 @@ import kubernetes_validate
 import yaml
 
 from monitoring import rules
+from shared.runtime.lifecycle import LAST_SECONDS
 from tests.repo.tree import ROOT
 from tests.support.kubernetes import (
     COMPONENTS,
@@ -30,6 +31,7 @@ from tests.support.settings import SETTINGS, variable
 pytestmark = needs_kubectl
 
 RELEASES = ("1.35", "1.36", "1.37")
+MARGIN = 5  # seconds for what an end takes besides, on a busy machine
 OPERATOR = "monitoring.coreos.com/v1"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 
@@ -93,7 +95,8 @@ def test_everything_a_pod_refers_to_is_there(combination: tuple[str, ...]) -> No
             wanted |= {("Secret", volume["secret"]["secretName"])} if "secret" in volume else set()
         for container in containers(spec):
             for source in container.get("envFrom", ()):
-                wanted.add(("ConfigMap", source["configMapRef"]["name"]))
+                for reference, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
+                    wanted |= {(kind, source[reference]["name"])} if reference in source else set()
         assert wanted <= there, component
 
 
@@ -114,7 +117,10 @@ def test_every_setting_exists_in_the_code(combination: tuple[str, ...]) -> None:
     known = {variable(side, name) for side, fields in SETTINGS.items() for name in fields}
     objects = rendered(*combination)
     given = {
-        name for each in of_kind(objects, "ConfigMap") for name in each["data"] if name.isupper()
+        name
+        for each in of_kind(objects, "ConfigMap", "Secret")
+        for name in each["data"]
+        if name.isupper()
     }
     for _, spec, _ in pods(objects):
         given |= {each["name"] for c in containers(spec) for each in c.get("env", ())}
@@ -131,13 +137,14 @@ def test_a_server_has_all_three_probes_and_time_to_end(overlay: str) -> None:
         (container,) = spec["containers"]
         assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container), component
         if component in SETTINGS:
-            grace = int(
-                named(objects, "ConfigMap", f"{component}-settings")["data"][
-                    variable(component, "grace_seconds")
-                ]
+            given = named(objects, "ConfigMap", f"{component}-settings")["data"]
+            drain, grace = (
+                int(given[variable(component, name)]) for name in ("drain_seconds", "grace_seconds")
             )
-            pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-            assert spec["terminationGracePeriodSeconds"] > grace + pause
+            # A pod leaves its Service while it has its signal: nothing may fail meanwhile.
+            assert drain > 0
+            assert spec["terminationGracePeriodSeconds"] >= drain + grace + LAST_SECONDS + MARGIN
+            assert "lifecycle" not in container
             assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
             assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
 

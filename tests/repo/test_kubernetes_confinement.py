@@ -113,6 +113,12 @@ def test_the_namespace_refuses_pods_that_are_less_confined(overlay: str) -> None
 
 @each_overlay
 def test_no_password_but_the_placeholder_is_in_the_repository(overlay: str) -> None:
-    (secret,) = of_kind(rendered(overlay), "Secret")
-    held = {name: b64decode(value).decode() for name, value in secret["data"].items()}
-    assert held == {"password.conf": "requirepass change-me\n"}
+    held = {
+        name: b64decode(value).decode()
+        for secret in of_kind(rendered(overlay), "Secret")
+        for name, value in secret["data"].items()
+    }
+    assert held == {
+        "password.conf": "requirepass change-me\n",
+        "TANDEM_CLOUD_STORE_URL": "redis://:change-me@redis:6379/0",
+    }

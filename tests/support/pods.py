@@ -116,8 +116,14 @@ def _readiness(container: Manifest) -> tuple[int, str | None] | None:
 
 
 def _as_files(spec: Manifest, used: Sequence[Manifest]) -> list[Manifest]:
-    """The settings a pod uses, its mounted Secrets as ConfigMaps."""
+    """The settings a pod uses, its Secrets as ConfigMaps."""
     mounted = set()
+    for container in spec["containers"]:
+        for source in container.get("envFrom", ()):
+            secret = source.pop("secretRef", None)
+            if secret is not None:
+                source["configMapRef"] = secret
+                mounted.add(secret["name"])
     for volume in spec.get("volumes", ()):
         secret = volume.pop("secret", None)
         if secret is not None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -29,6 +29,46 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+class Process(Protocol):
+    """The part of `subprocess.Popen` that is used here."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+
+    def poll(self) -> int | None:
+        """Its exit code, if it has ended."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; returns the exit code."""
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it has not ended."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+class Launch(Protocol):
+    """A way to start the process of a service."""
+
+    def __call__(self, role: str, environment: Mapping[str, str], log: Path) -> Process:
+        """Start it with this environment; what it says goes to the end of the log."""
+
+
+def launch(role: str, environment: Mapping[str, str], log: Path) -> Process:
+    """Start a service as `python -m services.<role>`."""
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", f"services.{role}"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+        )
+
+
 @dataclass(slots=True)
 class Service:
     """One service: `cloud` or `edge`, its settings without their prefix, and its process."""
@@ -37,7 +77,8 @@ class Service:
     log: Path
     settings: Mapping[str, str]
     port: int = field(default_factory=free_port)
-    _process: "subprocess.Popen[bytes] | None" = None
+    launch: Launch = launch
+    _process: Process | None = None
 
     @property
     def url(self) -> str:
@@ -52,19 +93,11 @@ class Service:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("TANDEM_")}
         environment |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         environment |= {f"{prefix}{name}".upper(): value for name, value in given.items()}
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", f"services.{self.role}"],
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        self._process = self.launch(self.role, environment, self.log)
 
-    def wait_until_ready(self, cloud: str | None = None) -> None:
+    def wait_until_ready(self, cloud: str | None = None, seconds: float = PATIENCE) -> None:
         """Wait for `/readyz`; for an edge, until it says this of its cloud."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + seconds
         while not self._is_ready(cloud):
             assert self._process is not None
             assert self._process.poll() is None, f"{self.role} ended:\n{self.tail()}"
@@ -83,14 +116,31 @@ class Service:
         Raises:
             subprocess.TimeoutExpired: it still runs after so many seconds.
         """
+        self.tell(signal.SIGTERM)
+        return self.wait(seconds)
+
+    def tell(self, number: signal.Signals) -> None:
+        """Send a signal and go on."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(number)
+
+    def wait(self, seconds: float = PATIENCE) -> int:
+        """The exit code, once it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs after so many seconds.
+        """
+        assert self._process is not None
         return self._process.wait(seconds)
 
     def abandon(self) -> None:
         """End the process whatever state it is in."""
         if self._process is not None and self._process.poll() is None:
             self.kill()
+
+    def is_alive(self) -> bool:
+        """Whether its process runs."""
+        return self._process is not None and self._process.poll() is None
 
     def hears(self, number: signal.Signals) -> bool:
         """Whether it has an answer of its own to a signal (Linux)."""

@@ -21,11 +21,15 @@ def events_of(body: str) -> tuple[list[Event], list[str]]:
 
 
 async def streamed(
-    client: httpx.AsyncClient, inputs: str, **parameters: Any
+    client: httpx.AsyncClient,
+    inputs: str,
+    *,
+    headers: Any = None,
+    **parameters: Any,
 ) -> AsyncGenerator[Event]:
     """Ask for a stream and yield its events as they come; closing it hangs up."""
     body = {"inputs": inputs, "parameters": parameters, "stream": True}
-    async with client.stream("POST", "/generate", json=body) as response:
+    async with client.stream("POST", "/generate", json=body, headers=headers) as response:
         assert response.status_code == 200, await response.aread()
         assert response.headers["content-type"].startswith("text/event-stream")
         async for line in response.aiter_lines():

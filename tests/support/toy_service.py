@@ -2,23 +2,15 @@
 and uplink; no sockets.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import httpx
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from services.cloud.completion import Completion
-from services.cloud.contexts import MemoryContexts
-from services.cloud.engine import CloudEngine
-from services.cloud.metrics import CloudMetrics
 from services.cloud.passes import draw_of
-from services.cloud.routes import Surface
-from services.cloud.verifier import Verifier
-from services.cloud.welcome import Welcome
 from services.edge.chain import Chain
 from services.edge.chances import RANKS, untuned_chances
 from services.edge.cloud_client import CloudClient
@@ -31,6 +23,8 @@ from services.edge.generation import Generation, Token
 from services.edge.link import Link
 from services.edge.metrics import EdgeMetrics
 from services.edge.policy import Mode, OnCloudLoss, Pacing, Rules
+from services.edge.replicas import Replicas
+from services.edge.route import Route
 from services.edge.state import EdgeState
 from services.edge.uplink import Uplink
 from services.edge.verified import Verified
@@ -39,56 +33,15 @@ from shared.decoding.sequence import Sequence as TokenSequence
 from shared.model import LayerSpan, SpanModel
 from shared.protocol.messages import Codec, Opening, Sampling
 from shared.runtime.background import Background
+from shared.runtime.breaker import Breaker
 from shared.runtime.model_thread import ModelThread
 from shared.runtime.schedule import Schedule
-from shared.web import errors
+from tests.support.crashes import Crash, Crashing
 from tests.support.faults import Fault, FaultyTransport
+from tests.support.toy_cloud import FINGERPRINT, LIMIT
 from tests.support.toy_model import DEPTH, EDGE_DEPTH, SPLIT, VOCABULARY, WIDTH, ToyModel
 
-FINGERPRINT = "toy"
-LIMIT = 1 << 20
-Way = tuple[CloudClient, Link, EdgeMetrics, Background]
-
-
-@dataclass
-class ToyCloud:
-    """A cloud holding the whole toy model, as an ASGI application."""
-
-    app: FastAPI
-    store: MemoryContexts
-
-    def forget(self) -> None:
-        """Lose every session, as a restart does."""
-        for session in list(self.store._contexts):
-            self.store.close(session)
-
-
-@asynccontextmanager
-async def toy_cloud(
-    *, budget_bytes: int = 1 << 20, max_step_rows: int = 5
-) -> AsyncIterator[ToyCloud]:
-    """Run a cloud; a small row budget makes every prompt a chunked one."""
-    model = ToyModel(LayerSpan(0, DEPTH, DEPTH))
-    engine = CloudEngine(cast(SpanModel, model))
-    metrics = CloudMetrics(CollectorRegistry())
-    with ModelThread(engine, "toy-cloud", Schedule(max_step_rows), 64) as thread:
-        store = MemoryContexts(
-            hidden=WIDTH,
-            budget_bytes=budget_bytes,
-            max_contexts=8,
-            ttl_seconds=60,
-            release=lambda cache: thread.post(cache.close),
-        )
-        welcome = Welcome(FINGERPRINT, model.span, model.shape)
-        verifier = Verifier(store, engine, thread, metrics, "fp32", tau=0.0, reorder_seconds=0.0)
-        completion = Completion(
-            welcome, store, engine, thread, verifier, metrics, reorder_seconds=0.0
-        )
-        app = FastAPI()
-        errors.install(app)
-        app.include_router(Surface(completion, metrics, {}, LIMIT).routes())
-        yield ToyCloud(app, store)
-        await completion.background.drain(5)
+Way = tuple[CloudClient, Link, EdgeMetrics, Background, Route]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +62,8 @@ class Case:
     by_ids: bool = False
     prompt_as_ids: bool = False
     most_held: int = 0  # of `collaborative`
+    crashes: Sequence[Crash | str | None] = ()  # what befalls the replica asked, request by request
+    resumable: bool = False
 
     @property
     def parameters(self) -> SamplingParameters:
@@ -131,50 +86,48 @@ class Outcome:
     bytes_left: int = 0
 
 
-async def run_case(case: Case, cloud: ToyCloud) -> Outcome:
-    """Answer one request against `cloud`, through a transport that follows the case's script."""
+class Served(Protocol):
+    """A cloud, or several, as a case sees it."""
+
+    @property
+    def app(self) -> Any:
+        """The ASGI application."""
+
+    @property
+    def store(self) -> Any:
+        """What is left at the end: its length, and `nbytes`."""
+
+    def forget(self) -> None:
+        """Lose every session."""
+
+
+async def run_case(
+    case: Case,
+    cloud: Served,
+    *others: Served,
+    around: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] | None = None,
+    suffer: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Answer one request against `cloud`, through a transport that follows the case's script, and
+    one `around` it; with other replicas beside it, which the script's crashes go round.
+    """
     outcome = Outcome()
+    fleet = Crashing([cloud, *others], case.crashes, suffer) if others else None
     model = ToyModel(LayerSpan(0, EDGE_DEPTH, DEPTH), dict(case.errors))
     engine = EdgeEngine(cast(SpanModel, model), SPLIT, max_rows=3)
-    transport = FaultyTransport(httpx.ASGITransport(cloud.app), case.faults, cloud.forget)
+    transport = FaultyTransport(fleet or httpx.ASGITransport(cloud.app), case.faults, cloud.forget)
+    way_there = around(transport) if around is not None else transport
     background = Background()
     async with AsyncExitStack() as stack:
         thread: ModelThread[Any, Any] = stack.enter_context(
             ModelThread(engine, "toy-edge", Schedule(3), 64)
         )
         http = await stack.enter_async_context(
-            httpx.AsyncClient(transport=transport, base_url="http://cloud")
+            httpx.AsyncClient(transport=way_there, base_url="http://cloud")
         )
-        metrics = EdgeMetrics(CollectorRegistry())
-        opening = _opening(case)
-        link = Link(0.0, 0.0)
-        way: Way = (CloudClient(http, LIMIT), link, metrics, background)
-        state = engine.new_state()
-        verified = None
-        if case.mode == "verified":
-            verified = _verified(case, opening, way, state, thread)
-            uplink: Uplink = verified.uplink
-        else:
-            chain = Chain("session-1", opening, hidden=WIDTH, vocab=VOCABULARY)
-            uplink = Uplink(chain, *way)
-        generation = Generation(
-            sequence=TokenSequence(
-                case.prompt, max_new_tokens=case.new_tokens, eos_ids=case.sampling.eos_ids
-            ),
-            rules=Rules(
-                mode=case.mode,
-                thresholds=case.thresholds,
-                on_cloud_loss=case.on_cloud_loss,
-                most_held=case.most_held,
-            ),
-            parameters=case.parameters,
-            seed=case.sampling.seed,
-            state=state,
-            thread=thread,
-            uplink=None if case.mode == "standalone" else uplink,
-            verified=verified,
-        )
-        outcome.generation, outcome.uplink, outcome.bodies = generation, uplink, transport.bodies
+        generation = _generation(case, http, background, engine, thread, fleet)
+        outcome.generation, outcome.uplink = generation, generation.uplink
+        outcome.bodies = transport.bodies
         try:
             async with aclosing(generation.tokens()) as tokens:
                 async for token in tokens:
@@ -184,8 +137,54 @@ async def run_case(case: Case, cloud: ToyCloud) -> Outcome:
         except Exception as error:
             outcome.error = error
         await background.drain(5)
-        outcome.sessions_left, outcome.bytes_left = len(cloud.store), cloud.store.nbytes
+        if fleet is not None:
+            fleet.expire()
+        clouds = [cloud, *others]
+        outcome.sessions_left = sum(len(each.store) for each in clouds)
+        outcome.bytes_left = sum(each.store.nbytes for each in clouds)
     return outcome
+
+
+def _generation(
+    case: Case,
+    http: httpx.AsyncClient,
+    background: Background,
+    engine: EdgeEngine,
+    thread: Any,
+    fleet: Crashing | None,
+) -> Generation:
+    metrics = EdgeMetrics(CollectorRegistry())
+    opening = _opening(case)
+    link = Link(0.0, 0.0)
+    alone = Replicas([httpx.URL("http://cloud")], lambda: Breaker(0.0, 0.0))
+    route = fleet.route() if fleet else Route(alone, "session-1")
+    way: Way = (CloudClient(http, LIMIT), link, metrics, background, route)
+    state = engine.new_state()
+    verified = None
+    if case.mode == "verified":
+        verified = _verified(case, opening, way, state, thread)
+        uplink: Uplink = verified.uplink
+    else:
+        chain = Chain("session-1", opening, hidden=WIDTH, vocab=VOCABULARY)
+        uplink = Uplink(chain, *way)
+    uplink.resumable = case.resumable
+    return Generation(
+        sequence=TokenSequence(
+            case.prompt, max_new_tokens=case.new_tokens, eos_ids=case.sampling.eos_ids
+        ),
+        rules=Rules(
+            mode=case.mode,
+            thresholds=case.thresholds,
+            on_cloud_loss=case.on_cloud_loss,
+            most_held=case.most_held,
+        ),
+        parameters=case.parameters,
+        seed=case.sampling.seed,
+        state=state,
+        thread=thread,
+        uplink=None if case.mode == "standalone" else uplink,
+        verified=verified,
+    )
 
 
 @dataclass(frozen=True)

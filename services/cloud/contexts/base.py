@@ -4,7 +4,7 @@ A store owns contexts: it opens, finds, closes and expires them within a byte bu
 computes and never speaks HTTP.
 """
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Literal, Protocol
 
 from services.cloud.contexts.context import Context
@@ -15,18 +15,38 @@ from shared.protocol.messages import Opening
 Change = Literal["opened", "closed", "expired", "evicted", "kv_evicted"]
 
 
+class Behind(Exception):
+    """Another replica has gone on with the session at the same revision, and the context now says
+    what that one has stored: whatever was done to it before has to be done again.
+    """
+
+
 class ContextStore(Protocol):
-    """Contexts by session id. A context in use (inside `using`) is never evicted."""
+    """Contexts by session id. A context in use (inside `using` or `holding`) is never evicted."""
 
     def using(
-        self, session: str, opening: Opening | None
-    ) -> AbstractContextManager[Context | None]:
-        """Find the session's context, or open it when `opening` is given; `None` when it is neither
-        here nor opened.
+        self, session: str, opening: Opening | None, revision: int
+    ) -> AbstractAsyncContextManager[Context | None]:
+        """Find the session's context as it is at `revision`, or open it when `opening` is given;
+        `None` when it is neither known nor opened.
 
         Raises:
+            Fenced: it has gone on at a later revision, or was closed not before this one.
             Mismatch: the session is open with other parameters.
             Overloaded: no room for another context.
+        """
+        ...
+
+    def holding(self, context: Context) -> AbstractContextManager[bool]:
+        """Hold a context met before; false if it is no longer the session's."""
+        ...
+
+    async def save(self, context: Context) -> None:
+        """Make what has changed last, before any report tells of it. The caller has its `turn`.
+
+        Raises:
+            Fenced: the session has gone on at a later revision, or was closed.
+            Behind: another replica went on at this revision; see there.
         """
         ...
 
@@ -39,17 +59,27 @@ class ContextStore(Protocol):
         """
         ...
 
-    def close(self, session: str) -> bool:
-        """Forget a session; true if it was here."""
+    async def close(self, session: str, revision: int) -> bool:
+        """Forget a session, unless it has gone on at a later revision; true if it was here. For a
+        while nothing opens it again at this revision or an earlier one.
+        """
         ...
 
     def sweep(self) -> int:
         """Forget contexts idle for longer than the time to live; returns how many."""
         ...
 
+    async def aclose(self) -> None:
+        """Give back what the store holds of the outside world."""
+        ...
+
     @property
     def prefixes(self) -> Prefixes:
         """Where the KV of prompts is that others begin with."""
+        ...
+
+    def __contains__(self, session: str) -> bool:
+        """Whether this process holds the session's context."""
         ...
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from shared.decoding.sampling import PrefixState
-from shared.errors import Malformed, Mismatch
+from shared.errors import Fenced, Malformed, Mismatch
 from shared.model import KVCache
 from shared.protocol.digest import extend_all, root_digest
 from shared.protocol.messages import (
@@ -48,7 +48,8 @@ class Context:
     `tokens` are the decided positions: prompt, tokens the edge kept, tokens the cloud chose. Below
     `confirmed` the edge holds them for good; the cloud's own choices beyond are offers, which a
     newer block of the edge may supersede (a report was lost and the edge went on by itself).
-    `judged` is the position up to which the full model has had its say.
+    `judged` is the position up to which the full model has had its say. What a store has of it is
+    the store's to remember; here is only from where on it is no longer true (`stored_to`).
     """
 
     def __init__(self, session: str, opening: Opening, *, hidden: int) -> None:
@@ -62,6 +63,9 @@ class Context:
         self.confirmed = 0
         self.sequence = 0
         self.revision = 0
+        # What the edge sent before went elsewhere: nothing is under way that is worth a wait.
+        self.taken_over = False
+        self.stored_to = 0  # positions that are as the store last saw them
         self.judged = opening.prompt_tokens
         self.judgements = 0
         self.disagreements: list[Disagreement] = []
@@ -112,9 +116,11 @@ class Context:
         """Take in what is new in `block`; applying it twice changes nothing.
 
         Raises:
+            Fenced: the session has gone on at a later revision.
             Malformed: the block contradicts itself, or changes a token the edge had confirmed.
         """
         self._check(block)
+        self.claim_for(block.revision)
         if block.start > self.through or (self.carries_states and block.start > self.states.end):
             return Standing.AHEAD
         newer = block.sequence > self.sequence
@@ -128,8 +134,8 @@ class Context:
                 raise Malformed(f"position {fork} was already confirmed", code="conflict")
             self.truncate(fork)
         self._extend(block)
+        self.taken_over = False
         self.sequence = max(self.sequence, block.sequence)
-        self.revision = max(self.revision, block.revision)
         self.confirmed = max(self.confirmed, min(block.binding, self.through))
         return Standing.APPLIED
 
@@ -149,6 +155,7 @@ class Context:
 
     def truncate(self, end: int) -> None:
         """Drop every position >= `end` from log and KV."""
+        self.stored_to = min(self.stored_to, end)
         del self.tokens[end:]
         del self.digests[end + 1 :]
         self.states.truncate(end)
@@ -177,6 +184,7 @@ class Context:
         seconds: float,
         pressure: Pressure,
         need_from: int | None = None,
+        leaving: bool = False,
     ) -> Report:
         """Return everything an edge has to learn that has taken in reports up to `acknowledged`
         and holds the tokens of `held` positions.
@@ -197,7 +205,19 @@ class Context:
             seconds=seconds,
             near_ties=self.near_ties,
             pressure=pressure,
+            leaving=leaving,
         )
+
+    def claim_for(self, revision: int) -> None:
+        """Go on at `revision`: whatever comes of an earlier one is late from now on.
+
+        Raises:
+            Fenced: the session has gone on at a later one.
+        """
+        if revision < self.revision:
+            raise Fenced(self.revision)
+        if revision > self.revision:
+            self.revision, self.sequence, self.taken_over = revision, 0, True
 
     def _check(self, block: Block) -> None:
         end = block.start + len(block.tokens)

@@ -7,16 +7,21 @@ edge.
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from services.cloud.contexts.base import Change
 from services.cloud.contexts.context import Context
 from services.cloud.contexts.prefixes import Prefixes
 from services.cloud.contexts.verified import VerifiedContext
-from shared.errors import OutOfMemory, Overloaded
+from shared.errors import Fenced, OutOfMemory, Overloaded
 from shared.model import KVCache
 from shared.protocol.messages import Opening
+
+# Seconds for which a closed session is not opened again: a block may be this late.
+TOMBSTONE_SECONDS = 60.0
+# Closed sessions remembered, for each that may be held.
+_TOMBSTONES = 4
 
 
 class MemoryContexts:
@@ -55,19 +60,30 @@ class MemoryContexts:
         self._on_change = on_change
         self._clock = clock
         self._contexts: OrderedDict[str, Context] = OrderedDict()
+        # Closed sessions: the revision at which, and when.
+        self._closed: OrderedDict[str, tuple[int, float]] = OrderedDict()
         # Kept as contexts change: adding them all up for every block would not scale.
         self._held = 0
 
-    @contextmanager
-    def using(self, session: str, opening: Opening | None) -> Iterator[Context | None]:
+    @asynccontextmanager
+    async def using(
+        self, session: str, opening: Opening | None, revision: int
+    ) -> AsyncIterator[Context | None]:
         """See `ContextStore.using`."""
-        context = self._find(session, opening)
+        context = self.find(session, opening, revision)
         if context is None:
             yield None
             return
+        with self.holding(context):
+            yield context
+
+    @contextmanager
+    def holding(self, context: Context) -> Iterator[bool]:
+        """See `ContextStore.holding`."""
+        session = context.session
         context.users += 1
         try:
-            yield context
+            yield self._contexts.get(session) is context
         finally:
             context.users -= 1
             context.last_used = self._clock()
@@ -79,6 +95,38 @@ class MemoryContexts:
                 self._count(context)
             elif context.users == 0:
                 self._prefixes.keep(context)
+
+    async def save(self, context: Context) -> None:
+        """Nothing outlasts this process."""
+
+    async def aclose(self) -> None:
+        """There is nothing to give back."""
+
+    def find(self, session: str, opening: Opening | None, revision: int) -> Context | None:
+        """The context that `using` holds, found or opened; raises as that."""
+        context = self._contexts.get(session)
+        if context is not None:
+            if context.revision > revision:
+                raise Fenced(context.revision)
+            if opening is not None:
+                context.require_same(opening)
+            return context
+        if opening is None:
+            return None
+        self._forget_closed()
+        closed, _ = self._closed.get(session, (-1, 0.0))
+        if closed >= revision:
+            raise Fenced(closed)
+        self._make_place()
+        kind = VerifiedContext if opening.mode == "verified" else Context
+        context = kind(session, opening, hidden=self._hidden)
+        self._contexts[session] = context
+        self._on_change("opened")
+        return context
+
+    def held(self, session: str) -> Context | None:
+        """The session's context, if it is here."""
+        return self._contexts.get(session)
 
     def make_room(self, context: Context, extra: int) -> None:
         """See `ContextStore.make_room`. What is asked for is on the books at once: other sessions'
@@ -99,13 +147,21 @@ class MemoryContexts:
             context.counted += extra
             self._held += extra
 
-    def close(self, session: str) -> bool:
-        """See `ContextStore.close`. A context still in use gives its KV back when its last user
+    async def close(self, session: str, revision: int) -> bool:
+        """See `ContextStore.close`."""
+        return self.forget(session, revision)
+
+    def forget(self, session: str, revision: int) -> bool:
+        """Close a session at once. A context still in use gives its KV back when its last user
         leaves.
         """
-        context = self._remove(session)
+        context = self._contexts.get(session)
+        if context is not None and context.revision > revision:
+            return False
+        self._bury(session, revision)
         if context is None:
             return False
+        self._remove(session)
         self._on_change("closed")
         if context.users == 0:
             self._prefixes.keep(context)
@@ -117,6 +173,7 @@ class MemoryContexts:
         expired = [c for c in self._contexts.values() if not c.users and c.last_used < deadline]
         for context in expired:
             self._forget(context, "expired")
+        self._forget_closed()
         self._prefixes.sweep()
         return len(expired)
 
@@ -124,6 +181,9 @@ class MemoryContexts:
     def prefixes(self) -> Prefixes:
         """See `ContextStore.prefixes`."""
         return self._prefixes
+
+    def __contains__(self, session: str) -> bool:
+        return session in self._contexts
 
     def __len__(self) -> int:
         return len(self._contexts)
@@ -133,19 +193,19 @@ class MemoryContexts:
         """See `ContextStore.nbytes`."""
         return self._held
 
-    def _find(self, session: str, opening: Opening | None) -> Context | None:
-        context = self._contexts.get(session)
-        if opening is None:
-            return context
-        if context is not None:
-            context.require_same(opening)
-            return context
-        self._make_place()
-        kind = VerifiedContext if opening.mode == "verified" else Context
-        context = kind(session, opening, hidden=self._hidden)
-        self._contexts[session] = context
-        self._on_change("opened")
-        return context
+    def _bury(self, session: str, revision: int) -> None:
+        before, _ = self._closed.pop(session, (-1, 0.0))
+        self._closed[session] = (max(before, revision), self._clock())
+        self._forget_closed()
+
+    def _forget_closed(self) -> None:
+        """Closed sessions come in the order of their closing."""
+        deadline = self._clock() - TOMBSTONE_SECONDS
+        while self._closed:
+            session, (_, when) = next(iter(self._closed.items()))
+            if when >= deadline and len(self._closed) <= _TOMBSTONES * self._max:
+                return
+            del self._closed[session]
 
     def _make_place(self) -> None:
         if len(self._contexts) < self._max:

@@ -77,9 +77,11 @@ class VerifiedContext(Context):
         """Take in what is new in `block`; applying it twice, late or out of order changes nothing.
 
         Raises:
+            Fenced: the session has gone on at a later revision.
             Malformed: the block contradicts itself, or changes a token the edge had confirmed.
         """
         self._check(block)
+        self.claim_for(block.revision)
         newer = block.sequence > self.sequence
         digest = block.parent
         if block.start <= self.confirmed and self.digests[block.start] != digest:
@@ -95,9 +97,11 @@ class VerifiedContext(Context):
             self._offer(Node(digest, parent, position, token, binding, block.states, row), newer)
         self.prune()
         self.sequence = max(self.sequence, block.sequence)
-        self.revision = max(self.revision, block.revision)
         self.confirmed = max(self.confirmed, min(block.binding, self._shared(block)))
-        return Standing.APPLIED if block.acknowledged <= self.through else Standing.AHEAD
+        if block.acknowledged > self.through:
+            return Standing.AHEAD
+        self.taken_over = False
+        return Standing.APPLIED
 
     def append(self, token: int) -> None:
         """Add a token the cloud has decided, with its state where a node brought one."""
@@ -118,6 +122,11 @@ class VerifiedContext(Context):
                 yield node, places[parent]
                 places[digest] = len(places) - 1
                 waiting.append(digest)
+
+    def follow(self) -> None:
+        """Bring the nodes after a prefix that was taken over from elsewhere."""
+        self._fill()
+        self.prune()
 
     def prune(self) -> None:
         """Drop the nodes the decided prefix has passed by, and those that stand on them."""

@@ -26,8 +26,8 @@ from shared.protocol.wire import decode, encode, frame_length
 from shared.runtime.model_thread import ModelThread
 from shared.runtime.schedule import Schedule
 from shared.web import errors
+from tests.support.toy_cloud import FINGERPRINT
 from tests.support.toy_model import DEPTH, WIDTH, ToyCache, ToyModel
-from tests.support.toy_service import FINGERPRINT
 
 LIMIT = 1 << 16
 HEADERS = {"content-type": MEDIA_TYPE, "accept": MEDIA_TYPE}

@@ -15,8 +15,8 @@ from shared.protocol.digest import extend_all, root_digest
 from shared.protocol.messages import Block, HiddenBlock, Opening, Sampling, Want
 from shared.protocol.wire import canonical
 from shared.quantization import encode
+from tests.support.toy_cloud import FINGERPRINT
 from tests.support.toy_model import DEPTH, SPLIT, states_of
-from tests.support.toy_service import FINGERPRINT
 
 TEXT = (1, 5, 3, 3, 0, 7, 11, 2, 4, 9)
 SESSION = "session-1"

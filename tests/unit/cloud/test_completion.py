@@ -103,7 +103,7 @@ async def test_closing_frees_the_cache_and_closing_again_is_no_error() -> None:
     async with served() as cloud:
         await cloud.report(ask(5))
         for _ in range(2):
-            answer = await cloud.send(encode(Close(session=SESSION)), PATH_CLOSE)
+            answer = await cloud.send(encode(Close(session=SESSION, revision=0)), PATH_CLOSE)
             assert answer.status_code == 204
         assert (len(cloud.store), cloud.store.nbytes) == (0, 0)
         await cloud.settled()
@@ -152,7 +152,7 @@ async def test_a_stream_whose_session_is_closed_ends() -> None:
     async with served() as cloud:
         reports = cloud.completion.stream([ask(3, opening=CLOUD_OPENING, count=9)])
         assert (await anext(reports)).through == 4
-        cloud.completion.close(SESSION)
+        await cloud.completion.close(SESSION, 0)
         assert [report async for report in reports] == []
 
 
@@ -166,7 +166,7 @@ async def test_a_stream_given_up_lets_its_step_end_before_the_cache_goes() -> No
         await until(lambda: cloud.model.steps > steps)
         waiting.cancel()
         await asyncio.wait({waiting})
-        cloud.completion.close(SESSION)  # as the edge does when its user has gone
+        await cloud.completion.close(SESSION, 0)  # as the edge does when its user has gone
         await asyncio.sleep(0.01)
         assert cloud.model.caches[0].rows, "a cache was freed under a running step"
         cloud.model.gate.set()
@@ -265,10 +265,10 @@ async def test_sessions_at_once_do_not_meet() -> None:
         )
         assert [r.tokens[-1] for r in reports] == [full_choice(text) for text in texts]
         for n in range(12):
-            cloud.completion.close(f"s{n}")
+            await cloud.completion.close(f"s{n}", 0)
 
 
 async def test_the_manifest_is_shown() -> None:
     async with served() as cloud:
         answer = await cloud.http.get(PATH_MANIFEST)
-        assert answer.json() == {"depth": OPENING.depth}
+        assert answer.json() == {"depth": OPENING.depth, "draining": False}

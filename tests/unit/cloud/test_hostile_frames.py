@@ -38,6 +38,11 @@ def sealed(fields: dict[str, Any]) -> bytes:
     return framed + struct.pack("<I", zlib.crc32(framed))
 
 
+def resealed(frame: bytes) -> bytes:
+    """A changed frame under a right checksum."""
+    return frame[:-4] + struct.pack("<I", zlib.crc32(frame[:-4]))
+
+
 def altered(**changes: object) -> bytes:
     return sealed(msgpack.unpackb(GOOD[8:-4]) | changes)
 
@@ -65,10 +70,12 @@ CASES = {
     "cut in the header": (GOOD[:5], 400, "truncated"),
     "cut in the payload": (GOOD[:-9], 400, "truncated"),
     "another magic": (b"XX" + GOOD[2:], 400, "malformed"),
-    "another version": (GOOD[:2] + b"\x09" + GOOD[3:], 400, "protocol_version"),
+    "another version": (resealed(GOOD[:2] + b"\x09" + GOOD[3:]), 400, "protocol_version"),
+    "a flipped bit in the version": (GOOD[:2] + b"\x04" + GOOD[3:], 400, "checksum"),
+    "a flipped bit in the kind": (GOOD[:3] + b"\x03" + GOOD[4:], 400, "checksum"),
     "a flipped bit": (GOOD[:60] + bytes([GOOD[60] ^ 4]) + GOOD[61:], 400, "checksum"),
     "two frames": (GOOD * 2, 400, "malformed"),
-    "a close for a block": (encode(Close(session="session-1")), 400, "malformed"),
+    "a close for a block": (encode(Close(session="session-1", revision=0)), 400, "malformed"),
     "over the limit": (altered(padding=bytes(LIMIT)), 413, "too_large"),
     "an unknown field": (altered(padding=b""), 400, "field"),
     "a session of another shape": (altered(session="../etc"), 400, "field"),
@@ -192,7 +199,9 @@ async def test_a_message_that_is_no_close_is_refused_by_close() -> None:
     async with served() as cloud:
         status, fault = await cloud.fault(GOOD, PATH_CLOSE)
         assert (status, fault.code) == (400, "malformed")
-        assert (await cloud.send(encode(Close(session="s")), PATH_CLOSE)).status_code == 204
+        assert (
+            await cloud.send(encode(Close(session="s", revision=0)), PATH_CLOSE)
+        ).status_code == 204
 
 
 EXTREMES = st.builds(

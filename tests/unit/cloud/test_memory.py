@@ -1,72 +1,17 @@
 """The store in memory: what goes first when room is short, and that every byte is given back."""
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.cloud.contexts import Context, MemoryContexts
 from shared.errors import Mismatch, Overloaded
 from shared.model import KVCache
-from tests.support.toy_model import WIDTH
 from tests.unit.cloud.sessions import CLOUD_OPENING, block
-
-LOG_BYTES = 3 * 16  # three tokens with their digests
-KV_BYTES = 1000
-
-
-@dataclass(eq=False)
-class Cache:
-    nbytes: int = KV_BYTES
-    closed: bool = False
-
-
-@dataclass
-class Shelf:
-    """A store with a clock of its own and a record of the caches given back."""
-
-    budget_bytes: int = 1 << 20
-    max_contexts: int = 8
-    prefix_bytes: int = 0
-    now: float = 0.0
-    released: list[int] = field(default_factory=list)
-    made: list[Cache] = field(default_factory=list)
-    changes: Counter[str] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        self.store = MemoryContexts(
-            hidden=WIDTH,
-            budget_bytes=self.budget_bytes,
-            max_contexts=self.max_contexts,
-            ttl_seconds=60,
-            prefix_bytes=self.prefix_bytes,
-            release=lambda cache: self.released.append(id(cache)),
-            on_change=lambda change: self.changes.update([change]),
-            clock=lambda: self.now,
-        )
-
-    def fill(self, *sessions: str) -> list[Context]:
-        """Contexts of three tokens and a cache each, idle."""
-        return [self._filled(session) for session in sessions]
-
-    def _filled(self, session: str) -> Context:
-        with self.store.using(session, CLOUD_OPENING) as context:
-            assert context is not None
-            context.apply(block(3, opening=CLOUD_OPENING, session=session))
-            cache = Cache()
-            self.made.append(cache)
-            context.cache = cast(KVCache, cache)
-        return context
-
-    def held(self, *sessions: str) -> list[bool]:
-        return [self._find(session) is not None for session in sessions]
-
-    def _find(self, session: str) -> Context | None:
-        with self.store.using(session, None) as context:
-            return context
+from tests.unit.cloud.shelf import KV_BYTES, LOG_BYTES, Cache, Shelf
 
 
 def test_bytes_are_those_of_logs_and_caches() -> None:
@@ -80,18 +25,18 @@ def test_bytes_are_those_of_logs_and_caches() -> None:
 def test_a_session_not_opened_is_not_here() -> None:
     shelf = Shelf()
     assert shelf.held("a") == [False]
-    assert not shelf.store.close("a")
+    assert not shelf.store.forget("a", 0)
     assert len(shelf.store) == 0
 
 
 def test_a_second_opening_must_be_the_first_one_again() -> None:
     shelf = Shelf()
     (context,) = shelf.fill("a")
-    with shelf.store.using("a", CLOUD_OPENING) as again:
+    with shelf.using("a", CLOUD_OPENING) as again:
         assert again is context
     with (
         pytest.raises(Mismatch),
-        shelf.store.using("a", replace(CLOUD_OPENING, prompt_tokens=2)),
+        shelf.using("a", replace(CLOUD_OPENING, prompt_tokens=2)),
     ):
         pass
     assert context.users == 0
@@ -99,7 +44,7 @@ def test_a_second_opening_must_be_the_first_one_again() -> None:
 
 def test_a_session_whose_first_block_was_refused_is_not_kept() -> None:
     shelf = Shelf()
-    with pytest.raises(ValueError, match="refused"), shelf.store.using("a", CLOUD_OPENING):
+    with pytest.raises(ValueError, match="refused"), shelf.using("a", CLOUD_OPENING):
         raise ValueError("refused")
     assert (len(shelf.store), shelf.store.nbytes) == (0, 0)
 
@@ -107,13 +52,13 @@ def test_a_session_whose_first_block_was_refused_is_not_kept() -> None:
 def test_caches_go_before_logs_and_the_longest_idle_go_first() -> None:
     shelf = Shelf(budget_bytes=4 * (LOG_BYTES + KV_BYTES))
     a, b, c, d = shelf.fill("a", "b", "c", "d")
-    with shelf.store.using("a", None):  # used again: no longer the oldest
+    with shelf.using("a", None):  # used again: no longer the oldest
         pass
-    with shelf.store.using("d", None):
+    with shelf.using("d", None):
         shelf.store.make_room(d, KV_BYTES + 1)
     assert [context.cache is None for context in (a, b, c, d)] == [False, True, True, False]
     assert len(shelf.store) == 4, "a log went before every cache had gone"
-    with shelf.store.using("d", None):
+    with shelf.using("d", None):
         shelf.store.make_room(d, 3 * KV_BYTES + 1)
     assert a.cache is None
     assert shelf.held("a", "b", "c", "d") == [True, False, True, True]
@@ -123,13 +68,13 @@ def test_caches_go_before_logs_and_the_longest_idle_go_first() -> None:
 def test_what_is_in_use_is_never_evicted() -> None:
     shelf = Shelf(budget_bytes=2 * (LOG_BYTES + KV_BYTES))
     a, b = shelf.fill("a", "b")
-    with shelf.store.using("a", None), shelf.store.using("b", None):
+    with shelf.using("a", None), shelf.using("b", None):
         with pytest.raises(Overloaded, match="1 bytes more than the budget"):
             shelf.store.make_room(b, 1)
         assert a.cache is not None
         assert b.cache is not None
         assert len(shelf.store) == 2
-    with shelf.store.using("b", None):
+    with shelf.using("b", None):
         shelf.store.make_room(b, 1)
     assert a.cache is None
 
@@ -140,8 +85,8 @@ def test_room_asked_for_is_taken_before_it_is_used() -> None:
     """
     shelf = Shelf(budget_bytes=2 * LOG_BYTES + 1500)
     with (
-        shelf.store.using("a", CLOUD_OPENING) as first,
-        shelf.store.using("b", CLOUD_OPENING) as second,
+        shelf.using("a", CLOUD_OPENING) as first,
+        shelf.using("b", CLOUD_OPENING) as second,
     ):
         assert first is not None
         assert second is not None
@@ -155,7 +100,7 @@ def test_room_asked_for_is_taken_before_it_is_used() -> None:
 def test_what_grows_while_in_use_is_counted() -> None:
     shelf = Shelf(budget_bytes=2 * (LOG_BYTES + KV_BYTES))
     a, b = shelf.fill("a", "b")
-    with shelf.store.using("b", None):
+    with shelf.using("b", None):
         cast(Cache, b.cache).nbytes += KV_BYTES
         shelf.store.make_room(b, 0)
         assert a.cache is None
@@ -167,7 +112,7 @@ def test_sessions_are_forgotten_after_their_time_to_live_unless_in_use() -> None
     shelf.fill("old", "busy")
     shelf.now = 30
     shelf.fill("new")
-    with shelf.store.using("busy", None):
+    with shelf.using("busy", None):
         shelf.now = 60
         assert shelf.store.sweep() == 0
         shelf.now = 61
@@ -183,10 +128,10 @@ def test_a_full_store_forgets_the_longest_idle_and_refuses_when_all_are_in_use()
     shelf.fill("a", "b", "c")
     assert shelf.held("a", "b", "c") == [False, True, True]
     with (
-        shelf.store.using("b", None),
-        shelf.store.using("c", None),
+        shelf.using("b", None),
+        shelf.using("c", None),
         pytest.raises(Overloaded, match="all 2 contexts are in use"),
-        shelf.store.using("d", CLOUD_OPENING),
+        shelf.using("d", CLOUD_OPENING),
     ):
         pass
     assert len(shelf.store) == 2
@@ -195,9 +140,9 @@ def test_a_full_store_forgets_the_longest_idle_and_refuses_when_all_are_in_use()
 def test_a_session_closed_while_in_use_gives_its_cache_back_when_its_last_user_leaves() -> None:
     shelf = Shelf()
     shelf.fill("a")
-    with shelf.store.using("a", None):
-        with shelf.store.using("a", None):
-            assert shelf.store.close("a")
+    with shelf.using("a", None):
+        with shelf.using("a", None):
+            assert shelf.store.forget("a", 0)
             assert (len(shelf.store), shelf.store.nbytes) == (0, 0)
         assert shelf.released == []
     assert shelf.released == [id(shelf.made[0])]
@@ -206,9 +151,9 @@ def test_a_session_closed_while_in_use_gives_its_cache_back_when_its_last_user_l
 def test_a_session_opened_again_while_its_old_self_is_in_use_is_another() -> None:
     shelf = Shelf()
     (old,) = shelf.fill("a")
-    with shelf.store.using("a", None):
-        shelf.store.close("a")
-        (new,) = shelf.fill("a")
+    with shelf.using("a", None):
+        shelf.store.forget("a", 0)
+        (new,) = shelf.fill("a", revision=1)
     assert new is not old
     assert shelf.held("a") == [True]
     assert shelf.released == [id(shelf.made[0])]
@@ -225,25 +170,25 @@ def test_every_cache_is_given_back_exactly_once_whatever_happens(
     actions: list[tuple[str, str]],
 ) -> None:
     shelf = Shelf(budget_bytes=3 * (LOG_BYTES + KV_BYTES), max_contexts=4)
-    for action, session in actions:
+    for revision, (action, session) in enumerate(actions):
         match action:
             case "open" if shelf.held(session) == [False]:
-                shelf.fill(session)
+                shelf.fill(session, revision=revision)
             case "close":
-                shelf.store.close(session)
+                shelf.store.forget(session, revision)
             case "sweep":
                 shelf.store.sweep()
             case "sleep":
                 shelf.now += 25
             case "room":
-                with shelf.store.using(session, None) as context:
+                with shelf.using(session, None, revision) as context:
                     if context is not None:
                         shelf.store.make_room(context, KV_BYTES)
         kept = [c for s in "abcde" if (c := shelf._find(s)) is not None]
         assert shelf.store.nbytes == sum(context.nbytes for context in kept)
         assert len(shelf.store) == len(kept) <= 4
     for session in "abcde":
-        shelf.store.close(session)
+        shelf.store.forget(session, len(actions))
     assert (len(shelf.store), shelf.store.nbytes) == (0, 0)
     assert Counter(shelf.released) == Counter(id(cache) for cache in shelf.made)
 
@@ -251,11 +196,11 @@ def test_every_cache_is_given_back_exactly_once_whatever_happens(
 def test_what_befalls_contexts_is_told_once_each() -> None:
     shelf = Shelf(budget_bytes=3 * (LOG_BYTES + KV_BYTES), max_contexts=3)
     shelf.fill("a", "b", "c")
-    assert shelf.store.close("a")
-    assert not shelf.store.close("a")
+    assert shelf.store.forget("a", 0)
+    assert not shelf.store.forget("a", 0)
     (context,) = shelf.fill("d")
     # Room for all that is held: first the idle ones' KV goes, then they themselves.
-    with shelf.store.using("d", None):
+    with shelf.using("d", None):
         shelf.store.make_room(context, 2 * KV_BYTES)
     assert shelf.changes == {"opened": 4, "closed": 1, "kv_evicted": 2}
     shelf.fill("e")
@@ -269,13 +214,13 @@ def test_what_is_kept_of_ended_sessions_goes_before_anything_of_those_held() -> 
     (held,) = shelf.fill("held")
     opening = replace(CLOUD_OPENING, client="ab", prompt_tokens=70, max_positions=80)
     long = tuple(n % 5 for n in range(70))
-    with shelf.store.using("ended", opening) as context:
+    with shelf.using("ended", opening) as context:
         assert context is not None
         context.apply(block(70, opening=opening, session="ended", text=long))
         shelf.made.append(Cache())
         context.cache = cast(KVCache, shelf.made[-1])
         shelf.store.prefixes.learn(context, whole=True)
-    assert shelf.store.close("ended")
+    assert shelf.store.forget("ended", 0)
     assert (shelf.released, shelf.store.prefixes.nbytes) == ([], KV_BYTES)
     free = shelf.budget_bytes - shelf.store.nbytes - KV_BYTES
     shelf.store.make_room(held, free)

@@ -23,7 +23,7 @@ class Timed:
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
-        self.link = Link(0.5, 8.0, clock=self.clock)
+        self.link = Link(0.5, 8.0, clock=self.clock, jitter=lambda: 1.0)
 
 
 def test_a_new_link_is_up_and_may_be_tried() -> None:

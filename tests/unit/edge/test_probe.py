@@ -10,9 +10,11 @@ import pytest
 from services.edge.cloud_client import CloudClient
 from services.edge.link import Link
 from services.edge.probe import Probe, check_fit
+from services.edge.replicas import Replicas
 from shared.errors import Mismatch
 from shared.model import Manifest
 from shared.protocol.version import PROTOCOL_VERSION
+from shared.runtime.breaker import Breaker
 
 FITTING: dict[str, Any] = {
     "protocol_version": PROTOCOL_VERSION,
@@ -36,11 +38,27 @@ class Ours:
 OURS = cast(Manifest, Ours())
 
 
-async def look(link: Link, answer: Callable[[httpx.Request], httpx.Response]) -> None:
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+def fleet(*names: str) -> Replicas:
+    return Replicas([httpx.URL(f"http://{name}") for name in names], lambda: Breaker(0.0, 0.0))
+
+
+async def look(
+    link: Link, answer: Answer, replicas: Replicas | None = None, *, times: int = 1
+) -> list[str]:
+    """Look at replicas; returns those that were cut off."""
+    cut: list[str] = []
+    replicas = replicas or fleet("cloud")
     async with httpx.AsyncClient(
         transport=httpx.MockTransport(answer), base_url="http://cloud"
     ) as http:
-        await Probe(CloudClient(http, 4096), link, OURS, seconds=1).look()
+        client = CloudClient(http, 4096)
+        probe = Probe(client, link, replicas, OURS, 1, lambda each: cut.append(each.url.host))
+        for _ in range(times):
+            await probe.look()
+    return cut
 
 
 def says(**changes: object) -> Callable[[httpx.Request], httpx.Response]:
@@ -59,7 +77,7 @@ def test_a_cloud_that_holds_the_layers_above_the_split_fits(start: int) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"protocol_version": 1}, "protocol version: edge has 4, cloud has 1"),
+        ({"protocol_version": 1}, "protocol version: edge has 5, cloud has 1"),
         ({"fingerprint": "beef"}, "model fingerprint: edge has f00d, cloud has beef"),
         ({"depth": 13}, "depth: edge has 12, cloud has 13"),
         ({"span": [4, 12]}, "split: edge has 3, cloud has layers from 4"),
@@ -124,3 +142,76 @@ async def test_a_lost_cloud_is_one_failure_however_often_it_is_looked_at(
     for _ in range(3):
         await look(link, answer)
     assert (link.failures, link.last_failure) == (1, reason)
+
+
+async def test_one_replica_of_two_that_is_lost_or_does_not_fit_leaves_the_link_up() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return refuse(request) if request.url.host == "b" else says()(request)
+
+    link, replicas = Link(5, 60), fleet("a", "b")
+    await look(link, answer, replicas, times=2)
+    a, b = replicas.known
+    assert (link.state, a.serves, b.serves) == ("reachable", True, False)
+
+    def exchanged(request: httpx.Request) -> httpx.Response:
+        return says(depth=13)(request) if request.url.host == "a" else says()(request)
+
+    await look(link, exchanged, replicas, times=2)
+    assert (link.state, a.serves, b.serves) == ("reachable", False, True)
+    assert "depth" in str(a.unfit)
+    await look(link, says(depth=13), replicas, times=2)
+    assert link.state == "unfit"
+    await look(link, says(), replicas, times=2)
+    assert (link.state, a.serves, b.serves) == ("reachable", True, True)
+
+
+async def test_a_manifest_that_says_draining_is_of_a_replica_that_leaves() -> None:
+    replicas = fleet("a")
+    await look(Link(5, 60), says(draining=True), replicas)
+    assert replicas.known[0].leaving
+    await look(Link(5, 60), says(draining=False), replicas)
+    assert not replicas.known[0].leaving
+
+
+async def test_a_silent_replica_with_sessions_is_asked_twice_and_then_cut_off() -> None:
+    asked: list[str] = []
+
+    def silent(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        raise httpx.ReadTimeout("silence")
+
+    replicas = fleet("a", "b")
+    await replicas.refresh()
+    a = replicas.known[0]
+    a.sessions = 1
+    assert await look(Link(5, 60), silent, replicas, times=1) in (["a"], ["a", "b"], ["b", "a"])
+    assert asked.count("a") == 2
+    assert not a.up
+    assert asked.count("b") <= 1
+
+
+async def test_a_silent_moment_cuts_nobody_off() -> None:
+    asked: list[str] = []
+
+    def once(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        if len(asked) == 1:
+            raise httpx.ReadTimeout("silence")
+        return says()(request)
+
+    replicas = fleet("a")
+    await replicas.refresh()
+    replicas.known[0].sessions = 1
+    assert await look(Link(5, 60), once, replicas) == []
+    assert replicas.known[0].up
+
+
+async def test_a_fleet_of_edges_does_not_look_at_every_idle_replica_each_time() -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        return says()(request)
+
+    await look(Link(5, 60), answer, fleet("a", "b", "c"), times=3)
+    assert sorted(asked) == ["a", "b", "c"]

@@ -1,4 +1,4 @@
-"""An edge stays with one replica of the cloud, moves where it must, and edges spread over all."""
+"""Sessions spread over the replicas of the cloud, stay where they are, and move where they must."""
 
 import asyncio
 from collections import Counter
@@ -6,159 +6,180 @@ from collections import Counter
 import httpx
 import pytest
 
-from services.edge.replicas import AVOIDED_SECONDS, Replicas, addresses, ranked
+from services.edge.replicas import LEAVING_SECONDS, RESOLVED_SECONDS, Replicas, addresses, ranked
+from shared.runtime.breaker import Breaker
 
 THREE = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-
-
-class Network(httpx.AsyncBaseTransport):
-    """Replicas that answer, but for those that are gone; keeps who was asked."""
-
-    def __init__(self) -> None:
-        self.gone: set[str] = set()
-        self.hung: set[str] = set()
-        self.asked: list[httpx.Request] = []
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(request)
-        address = request.extensions["address"]
-        if address in self.gone:
-            raise httpx.ConnectError("refused", request=request)
-        if address in self.hung:
-            raise httpx.ReadTimeout("silence", request=request)
-        return httpx.Response(200, text=address)
+CLOUD = httpx.URL("http://cloud:8001")
 
 
 class World:
-    """A name with addresses that can change, a network, and a clock."""
+    """A name with addresses that can change, and a clock."""
 
-    def __init__(self, edge: str = "edge-1") -> None:
-        self.network = Network()
-        self.names = list(THREE)
+    def __init__(self, *urls: httpx.URL) -> None:
+        self.names = {"cloud": list(THREE), "other": ["10.0.9.9"]}
         self.resolved = 0
         self.now = 100.0
-        self.replicas = Replicas(self.network, edge, resolve=self._resolve, clock=lambda: self.now)
-        self.client = httpx.AsyncClient(transport=self.replicas, base_url="http://cloud:8001")
+        self.replicas = Replicas(
+            urls or [CLOUD],
+            breaker=lambda: Breaker(1.0, 8.0, self.clock, jitter=lambda: 1.0),
+            resolve=self._resolve,
+            clock=self.clock,
+        )
+
+    def clock(self) -> float:
+        return self.now
 
     async def _resolve(self, host: str, port: int) -> list[str]:
-        assert (host, port) == ("cloud", 8001)
+        assert port == 8001
         self.resolved += 1
         await asyncio.sleep(0)
-        if not self.names:
+        if not self.names[host]:
             raise httpx.ConnectError("temporary failure in name resolution")
-        return list(self.names)
+        return list(self.names[host])
 
-    async def ask(self) -> str:
-        return (await self.client.get("/readyz")).text
+    async def at(self, key: str = "session") -> str:
+        return (await self.replicas.pick(key)).address or ""
 
 
-async def test_an_edge_stays_with_one_replica_whatever_order_the_name_service_gives() -> None:
+async def test_a_session_has_one_replica_whatever_order_the_name_service_gives() -> None:
     world = World()
-    first = await world.ask()
+    first = await world.at()
     for _ in range(5):
-        world.names.append(world.names.pop(0))
+        world.names["cloud"].append(world.names["cloud"].pop(0))
         world.now += 60
-        assert await world.ask() == first
+        assert await world.at() == first
     assert world.resolved == 6
 
 
-async def test_the_name_is_not_looked_up_for_every_request() -> None:
+async def test_the_name_is_not_looked_up_for_every_session() -> None:
     world = World()
-    for _ in range(20):
-        await world.ask()
+    for n in range(20):
+        await world.at(f"session-{n}")
     assert world.resolved == 1
 
 
-async def test_edges_spread_over_the_replicas() -> None:
-    share = Counter(ranked(f"edge-{n}", THREE)[0] for n in range(300))
+async def test_many_sessions_at_once_look_the_name_up_once() -> None:
+    world = World()
+    await asyncio.gather(*(world.at(f"session-{n}") for n in range(20)))
+    assert world.resolved == 1
+
+
+async def test_sessions_spread_over_the_replicas() -> None:
+    world = World()
+    share = Counter([await world.at(f"session-{n}") for n in range(300)])
     assert set(share) == set(THREE)
     assert min(share.values()) > 60
 
 
-async def test_a_replica_that_goes_takes_only_its_own_edges_with_it() -> None:
-    gone = THREE[0]
-    left = [each for each in THREE if each != gone]
+async def test_a_replica_that_goes_takes_only_its_own_sessions_with_it() -> None:
+    world = World()
+    await world.replicas.refresh()
+    gone, *left = world.replicas.known
     for n in range(100):
-        before = ranked(f"edge-{n}", THREE)[0]
-        assert before == gone or ranked(f"edge-{n}", left)[0] == before
+        before = ranked(f"session-{n}", world.replicas.known)[0]
+        assert before is gone or ranked(f"session-{n}", left)[0] is before
 
 
-async def test_a_request_goes_on_to_the_next_replica_and_stays_there_for_a_while() -> None:
+async def test_replicas_keep_what_is_known_of_them_when_the_name_is_looked_up_again() -> None:
     world = World()
-    first = await world.ask()
-    world.network.gone.add(first)
-    second = await world.ask()
-    assert second != first
-    world.network.gone.clear()
-    world.now += AVOIDED_SECONDS / 2
-    assert await world.ask() == second
-    world.now += AVOIDED_SECONDS
-    assert await world.ask() == first
+    first = await world.replicas.pick("session")
+    first.failed("refused")
+    world.now += RESOLVED_SECONDS
+    second = await world.replicas.pick("session")
+    assert world.resolved == 2
+    assert second is not first
+    assert first in world.replicas.known
+    first.answered()
+    assert await world.replicas.pick("session") is first
 
 
-async def test_with_nobody_there_the_error_is_the_network_s() -> None:
+async def test_one_broken_connection_is_no_outage_but_two_in_a_row_are() -> None:
     world = World()
-    world.network.gone.update(THREE)
-    with pytest.raises(httpx.ConnectError, match="refused"):
-        await world.ask()
-    assert len(world.network.asked) == len(THREE)
+    first = await world.replicas.pick("session")
+    first.failed("broken")
+    assert first.up
+    first.answered()
+    first.failed("broken")
+    assert first.up
+    first.failed("broken")
+    assert not first.up
+
+
+async def test_one_that_leaves_is_chosen_last_until_it_stays_or_time_has_passed() -> None:
+    world = World()
+    first = await world.replicas.pick("session")
+    first.leaves()
+    assert (first.up, first.serves) == (True, False)
+    assert await world.replicas.pick("session") is not first
+    first.stays()
+    assert await world.replicas.pick("session") is first
+    first.leaves()
+    world.now += LEAVING_SECONDS
+    assert await world.replicas.pick("session") is first
+
+
+async def test_where_none_serves_one_that_leaves_comes_last_but_for_one_that_does_not_fit() -> None:
+    """It takes no new session; one that was down may be back."""
+    world = World()
+    await world.replicas.refresh()
+    a, b, c = world.replicas.known
+    a.leaves()
+    b.lost("refused")
+    c.unfit = "another model"
+    assert await world.replicas.pick("session") is b
+    assert await world.replicas.pick("session", [b]) is a
+    b.unfit = "another model"
+    assert await world.replicas.pick("session") is a
+
+
+async def test_several_urls_are_replicas_together() -> None:
+    other = httpx.URL("http://other:8001")
+    world = World(CLOUD, other)
+    await world.replicas.refresh()
+    assert [(each.url, each.address) for each in world.replicas.known] == [
+        *((CLOUD, address) for address in THREE),
+        (other, "10.0.9.9"),
+    ]
+
+
+async def test_a_name_that_fails_takes_no_other_with_it() -> None:
+    world = World(CLOUD, httpx.URL("http://other:8001"))
+    world.names["other"].clear()
+    assert {await world.at(f"session-{n}") for n in range(100)} == set(THREE)
 
 
 async def test_a_name_service_that_fails_for_a_while_loses_no_replica() -> None:
     world = World()
-    first = await world.ask()
-    world.names.clear()
+    first = await world.at()
+    world.names["cloud"].clear()
     world.now += 60
-    assert await world.ask() == first
+    assert await world.at() == first
 
 
 async def test_a_name_service_that_never_knew_is_a_connection_error() -> None:
     world = World()
-    world.names.clear()
+    world.names["cloud"].clear()
     with pytest.raises(httpx.ConnectError, match="no address"):
-        await world.ask()
+        await world.at()
 
 
-async def test_many_requests_at_once_look_the_name_up_once() -> None:
+async def test_what_failed_may_have_a_successor_and_is_looked_up_again() -> None:
     world = World()
-    assert len(set(await asyncio.gather(*(world.ask() for _ in range(20))))) == 1
-    assert world.resolved == 1
+    await world.at()
+    world.names["cloud"] = ["10.0.0.4"]
+    assert await world.at() in THREE
+    world.replicas.doubt()
+    assert await world.at() == "10.0.0.4"
 
 
-async def test_a_replica_that_takes_connections_and_does_not_answer_is_left() -> None:
-    world = World()
-    first = await world.ask()
-    world.network.hung.add(first)
-    with pytest.raises(httpx.ReadTimeout):
-        await world.ask()
-    assert await world.ask() != first
-
-
-async def test_a_failure_after_connecting_is_not_sent_elsewhere() -> None:
-    world = World()
-
-    class Breaks(httpx.AsyncBaseTransport):
-        asked = 0
-
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            Breaks.asked += 1
-            raise httpx.ReadError("reset", request=request)
-
-    broken = Replicas(Breaks(), "edge", resolve=world._resolve)
-    async with httpx.AsyncClient(transport=broken, base_url="http://cloud:8001") as client:
-        with pytest.raises(httpx.ReadError):
-            await client.get("/")
-    assert Breaks.asked == 1
-
-
-async def test_the_request_still_speaks_of_the_name() -> None:
-    world = World()
-    await world.client.post("/v1/blocks", content=b"block")
-    (sent,) = world.network.asked
-    assert sent.headers["host"] == "cloud:8001"
-    assert sent.extensions["address"] in THREE
-    assert str(sent.url) == "http://cloud:8001/v1/blocks"
-    assert await sent.aread() == b"block"
+async def test_without_a_name_service_each_url_is_a_replica() -> None:
+    replicas = Replicas([CLOUD, httpx.URL("http://other:8001")], lambda: Breaker(1, 8))
+    await replicas.refresh()
+    assert [(each.url.host, each.address) for each in replicas.known] == [
+        ("cloud", None),
+        ("other", None),
+    ]
 
 
 async def test_a_name_nobody_knows_is_a_connection_error() -> None:

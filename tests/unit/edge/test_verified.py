@@ -16,8 +16,8 @@ from services.edge.engine import EdgeEngine
 from services.edge.link import Link
 from services.edge.paces import Pace
 from services.edge.policy import Pacing
+from services.edge.spent import Spent
 from services.edge.state import EdgeState
-from services.edge.uplink import Spent
 from services.edge.verified import Verified
 from shared.decoding.sampling import Ranking, SamplingParameters
 from shared.errors import CloudLost, OutOfMemory

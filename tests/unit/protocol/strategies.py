@@ -24,6 +24,7 @@ from shared.protocol.version import MAX_VOCABULARY
 
 naturals = st.integers(0, 2**63)
 positions = st.integers(0, 2**31 - 1)
+revisions = st.integers(0, 2**31 - 1)
 token_ids = st.integers(0, MAX_VOCABULARY - 1)
 tokens = st.lists(token_ids, max_size=5).map(tuple)
 digests = st.binary(min_size=8, max_size=8)
@@ -70,7 +71,7 @@ blocks = st.builds(
     Block,
     session=sessions,
     sequence=naturals,
-    revision=naturals,
+    revision=revisions,
     acknowledged=positions,
     parent=digests,
     start=positions,
@@ -84,7 +85,7 @@ blocks = st.builds(
 reports = st.builds(
     Report,
     session=sessions,
-    revision=naturals,
+    revision=revisions,
     sequence=naturals,
     through=positions,
     digest=digests,
@@ -100,9 +101,14 @@ reports = st.builds(
     seconds=seconds,
     pressure=st.builds(Pressure, queued=naturals, allowed_nodes=naturals),
 )
-closes = st.builds(Close, session=sessions)
+closes = st.builds(Close, session=sessions, revision=revisions)
 faults = st.builds(
-    Fault, code=texts, message=texts, retryable=st.booleans(), field=st.none() | texts
+    Fault,
+    code=texts,
+    message=texts,
+    retryable=st.booleans(),
+    field=st.none() | texts,
+    revision=st.none() | revisions,
 )
 messages: st.SearchStrategy[Message] = blocks | reports | closes | faults
 
@@ -158,6 +164,6 @@ REPORT = Report(
     seconds=0.5,
     pressure=Pressure(queued=1, allowed_nodes=0),
 )
-CLOSE = Close(session="session-1")
+CLOSE = Close(session="session-1", revision=0)
 FAULT = Fault(code="invalid", message="no such mode", retryable=False, field="mode")
 EXAMPLES: tuple[Message, ...] = (BLOCK, REPORT, CLOSE, FAULT)

@@ -60,8 +60,8 @@ def test_blocks_of_two_sessions_do_not_travel_together() -> None:
 
 
 def test_a_body_of_blocks_holds_nothing_else() -> None:
-    assert refusal(body(SMALL) + encode(Close(session=SMALL.session))) == "malformed"
-    assert refusal(body(SMALL) + b"TDxxxxxxx") in ("protocol_version", "malformed")
+    assert refusal(body(SMALL) + encode(Close(session=SMALL.session, revision=0))) == "malformed"
+    assert refusal(body(SMALL) + b"TDxx\1\0\0\0.....") == "checksum"
 
 
 def test_a_damaged_block_spoils_the_body() -> None:

@@ -15,6 +15,9 @@ from shared.errors import (
     CloudLost,
     CodecRange,
     ComputeError,
+    DeadlinePassed,
+    Draining,
+    Fenced,
     Forbidden,
     Invalid,
     Malformed,
@@ -95,6 +98,9 @@ RAISED = [
     (Mismatch({"depth": (1, 2)}), 409, "mismatch"),
     (Overloaded("no", retry_after=0.2), 503, "overloaded"),
     (OutOfMemory("no"), 503, "out_of_memory"),
+    (Draining("no"), 503, "draining"),
+    (Fenced(3), 409, "fenced"),
+    (DeadlinePassed("no"), 504, "deadline"),
     (Unfit("no"), 503, "mismatch"),
     (CloudLost("no", reason="refused", retry_after=2.5), 503, "cloud_lost"),
     (ComputeError("no"), 500, "compute"),
@@ -128,7 +134,11 @@ async def test_a_peer_of_the_protocol_gets_the_same_as_a_fault(
     answer = await post(GOOD, error, accept=MEDIA_TYPE)
     assert (answer.status_code, answer.headers["content-type"]) == (status, MEDIA_TYPE)
     assert decode(answer.content, limit=1 << 14) == Fault(
-        code=code, message=error.message, retryable=error.retryable, field=error.field
+        code=code,
+        message=error.message,
+        retryable=error.retryable,
+        field=error.field,
+        revision=3 if code == "fenced" else None,
     )
 
 

@@ -5,19 +5,23 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Counter
 
+from shared.runtime.lifecycle import Lifecycle
 from shared.web.observe import observation_routes
 
 
 @pytest.mark.parametrize(
-    ("ready", "status", "said"), [(True, 200, "ready"), (False, 503, "unavailable")]
+    ("leaving", "status", "said"), [(False, 200, "ready"), (True, 503, "draining")]
 )
-async def test_readiness_is_a_status_with_its_reasons(
-    *, ready: bool, status: int, said: str
+async def test_readiness_is_a_status_with_what_is_served(
+    *, leaving: bool, status: int, said: str
 ) -> None:
+    lifecycle = Lifecycle()
+    if leaving:
+        lifecycle.leave()
     registry = CollectorRegistry()
     Counter("tandem_things", "Things", registry=registry).inc(3)
     app = FastAPI()
-    app.include_router(observation_routes(registry, lambda: (ready, {"cloud": "refused"})))
+    app.include_router(observation_routes(registry, lifecycle, lambda: {"cloud": "refused"}))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         readiness = await http.get("/readyz")
