@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from services.edge.cloud_client import CloudClient, Traffic
 from shared.errors import CloudLost, Invalid, TandemError, Unfit
-from shared.logs import request_id
 from shared.protocol.messages import Block, Close, Fault, Message, Pressure, Report
-from shared.protocol.version import HEADER_REQUEST_ID, HEADER_TIMEOUT, MEDIA_TYPE, PROTOCOL_VERSION
+from shared.protocol.version import PROTOCOL_VERSION
 from shared.protocol.wire import encode
 
 LIMIT = 4096
@@ -280,47 +279,3 @@ async def test_a_manifest_that_is_no_object_is_a_lost_cloud(body: bytes) -> None
         with pytest.raises(CloudLost) as lost:
             await CloudClient(http, LIMIT).manifest()
     assert lost.value.reason == "malformed"
-
-
-async def test_the_request_id_goes_along() -> None:
-    sent: list[httpx.Request] = []
-
-    def note(request: httpx.Request) -> httpx.Response:
-        sent.append(request)
-        return httpx.Response(200, content=encode(REPORT))
-
-    token = request_id.set("rid-1")
-    try:
-        await posted(note)
-    finally:
-        request_id.reset(token)
-    await posted(note)
-    assert [r.headers.get(HEADER_REQUEST_ID) for r in sent] == ["rid-1", None]
-    assert {r.headers["accept"] for r in sent} == {MEDIA_TYPE}
-
-
-@pytest.mark.parametrize(
-    ("own", "left", "told"), [(10.0, None, 10_000), (10.0, 2.5, 2_500), (2.0, 2.5, 2_000)]
-)
-async def test_the_cloud_is_told_how_long_the_edge_waits_and_it_waits_no_longer(
-    own: float, left: float | None, told: int
-) -> None:
-    sent: list[httpx.Request] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        sent.append(request)
-        return httpx.Response(200, content=encode(REPORT))
-
-    async with httpx.AsyncClient(
-        transport=httpx.MockTransport(answer), base_url="http://cloud", timeout=own
-    ) as http:
-        await CloudClient(http, LIMIT).post([BLOCK], Traffic(), seconds=left)
-    assert sent[0].headers[HEADER_TIMEOUT] == str(told)
-    assert sent[0].extensions["timeout"]["read"] == told / 1000
-    assert sent[0].extensions["timeout"]["connect"] == own
-
-
-def test_a_client_that_waits_for_good_says_nothing_of_time() -> None:
-    client = CloudClient(httpx.AsyncClient(base_url="http://cloud", timeout=None), LIMIT)
-    assert HEADER_TIMEOUT not in client._request("/v1/blocks", b"", None).headers
-    assert client._request("/v1/blocks", b"", None, 2.0).headers[HEADER_TIMEOUT] == "2000"
