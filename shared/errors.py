@@ -8,11 +8,13 @@ It knows neither HTTP libraries nor the wire; `shared.web` renders these and
     ├── Invalid            422  a field of a request is wrong: `field` names it
     ├── Malformed          400  bytes that are no message of this protocol
     ├── TooLarge           413  a body or a message over its limit
+    ├── Unauthorized       401  no key, or one that is not known or has expired
     ├── Forbidden          403  the caller's key does not allow what `field` asks for
     ├── NotFound           404  no such session
     ├── Mismatch           409  edge and cloud do not fit: `differences` says what differs
     ├── Fenced             409  the session has gone on elsewhere: `revision` says how far
     ├── DeadlinePassed     504  whoever asked has given up waiting
+    ├── Limited            429  this caller asks for more than it may: see `retry_after`
     ├── Overloaded         503  no room now; retry after `retry_after` seconds
     ├── OutOfMemory        503  the KV budget is spent
     ├── Draining           503  this service is about to end: ask another
@@ -77,6 +79,13 @@ class TooLarge(TandemError):
     status = 413
 
 
+class Unauthorized(TandemError):
+    """Nobody this service knows: no key was sent, or one that is unknown or has expired."""
+
+    code = "unauthorized"
+    status = 401
+
+
 class Forbidden(TandemError):
     """The caller may not ask for this: no key, or one without the scope."""
 
@@ -101,6 +110,17 @@ class Mismatch(TandemError):
         listed = "; ".join(f"{k}: edge has {a}, cloud has {b}" for k, (a, b) in differences.items())
         super().__init__(f"edge and cloud do not fit: {listed}")
         self.differences = dict(differences)
+
+
+class Limited(TandemError):
+    """One caller's own limit; others are served."""
+
+    code = "limited"
+    status = 429
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message, retry_after=retry_after)
 
 
 class Overloaded(TandemError):

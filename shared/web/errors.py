@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from shared.errors import Fenced, TandemError
+from shared.errors import Fenced, TandemError, Unauthorized
 from shared.protocol.messages import Fault
 from shared.protocol.version import MEDIA_TYPE
 from shared.protocol.wire import encode
@@ -56,6 +56,8 @@ def answer_to(request: Request, error: TandemError) -> Response:
     headers = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after))
+    if isinstance(error, Unauthorized):
+        headers["www-authenticate"] = "Bearer"
     if error.status >= 500 and not error.retryable:
         _log.error("request failed", extra={"path": request.url.path, "code": error.code})
     if request.headers.get("accept") == MEDIA_TYPE:

@@ -1,0 +1,21 @@
+"""Who may come in: keys, what each allows, and whom a request is counted for. Knows no HTTP."""
+
+from shared.access.caller import ANYBODY, Caller
+from shared.access.doorkeeper import Doorkeeper
+from shared.access.key_file import KeyFile
+from shared.access.keys import SCOPES, Key, KeyRing, Limits, Scope, digest_of, new_key, read_keys
+
+__all__ = [
+    "ANYBODY",
+    "SCOPES",
+    "Caller",
+    "Doorkeeper",
+    "Key",
+    "KeyFile",
+    "KeyRing",
+    "Limits",
+    "Scope",
+    "digest_of",
+    "new_key",
+    "read_keys",
+]
