@@ -11,6 +11,7 @@ import httpx
 import typer
 from rich.console import Console
 
+from cli.credential import KeyFile, key_of
 from cli.edge import Answer, Token, connect, exit_sources, generate
 from cli.errors import CommandError
 from cli.terminal import TokenPrinter, console, is_interactive, shares, size_of
@@ -36,6 +37,7 @@ def chat(
     temperature: Annotated[
         float | None, typer.Option(help="Above 0 the tokens are drawn; greedy if not given.")
     ] = None,
+    key_file: KeyFile = None,
 ) -> None:
     """Talk to a running edge; every token is coloured by where it was decided."""
     wanted: dict[str, object] = {
@@ -50,7 +52,7 @@ def chat(
     printer = TokenPrinter(terminal)
     if is_interactive():
         terminal.print(f"[dim]{NEW} starts over, Ctrl-C stops an answer, Ctrl-D ends[/]")
-    with connect(url) as client:
+    with connect(url, key_of(key_file)) as client:
         printer.know_exits(exit_sources(client))
         _converse(client, parameters, terminal, printer)
 

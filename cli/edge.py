@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from cli.credential import headers_of
 from cli.errors import CommandError
 
 # A token may wait for a model that computes for seconds; the edge sends a comment every 10 s.
@@ -65,10 +66,10 @@ class Answer(BaseModel):
         return self.usage.completion_tokens / self.seconds if self.seconds > 0 else 0.0
 
 
-def connect(url: str) -> httpx.Client:
-    """A client of the edge at `url`; close it with `with`."""
+def connect(url: str, key: str | None = None) -> httpx.Client:
+    """A client of the edge at `url` that shows it `key`; close it with `with`."""
     timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
-    return httpx.Client(base_url=url, timeout=timeout, trust_env=False)
+    return httpx.Client(base_url=url, timeout=timeout, headers=headers_of(key), trust_env=False)
 
 
 def exit_sources(client: httpx.Client) -> tuple[str, ...]:

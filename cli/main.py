@@ -13,6 +13,7 @@ from cli.demo import demo
 from cli.doctor import doctor
 from cli.errors import CommandError
 from cli.evaluate import evaluate
+from cli.keys import keys
 from cli.load.command import load
 from cli.partition import partition
 from cli.run import run
@@ -38,6 +39,7 @@ COMMANDS = (
     tune_exits,
     evaluate,
     load,
+    keys,
 )
 for command in COMMANDS:
     app.command()(command)

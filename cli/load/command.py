@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 
+from cli.credential import KeyFile, key_of
 from cli.errors import CommandError
 from cli.load import options, plan, report
 from cli.load.plot import check, plot
@@ -37,6 +38,7 @@ class Asked:
     plan: plan.Plan
     shape: Shape
     parameters: dict[str, Any]
+    key: str | None = field(default=None, repr=False)
 
     def told(self) -> dict[str, object]:
         """What the report says of it."""
@@ -78,6 +80,7 @@ def load(
     json_file: options.Json = None,
     plot_file: options.Plot = None,
     max_error_share: options.MaxErrorShare = 0.0,
+    key_file: KeyFile = None,
 ) -> None:
     """Put a load on one or several edges; a table of throughput, waits and offload ratio."""
     _check_finite(
@@ -93,7 +96,7 @@ def load(
     parameters = {name: value for name, value in given.items() if value is not None}
     parameters["max_new_tokens"] = max_new_tokens
     sessions = plan.Plan(texts, weights, len(found), turns, seed)
-    asked = Asked(found, discover, sessions, shape, parameters)
+    asked = Asked(found, discover, sessions, shape, parameters, key_of(key_file))
     started = datetime.now(UTC).isoformat(timespec="seconds")
     outcome = asyncio.run(_run(asked, wait_ready))
     done = outcome.load
@@ -164,7 +167,9 @@ async def _run(asked: Asked, seconds_to_wait: float) -> Outcome:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(connect(e.url)) for e in asked.targets]
+        clients = [
+            await stack.enter_async_context(connect(e.url, asked.key)) for e in asked.targets
+        ]
         before = asyncio.ensure_future(_before(asked, clients, seconds_to_wait))
         async with cancelled_by(stopped, before.cancel):
             await asyncio.wait({before})

@@ -12,6 +12,8 @@ from typing import Any
 
 import httpx
 
+from cli.credential import headers_of
+
 # Nothing comes before the first token, which waits its turn where the edge is busy; later the edge
 # sends a comment every 10 s.
 SILENCE_SECONDS = 120.0
@@ -48,11 +50,13 @@ class BadStream(Exception):
     """The stream said that it failed, or ended without its last event; the text is the reason."""
 
 
-def connect(url: str) -> httpx.AsyncClient:
-    """A client of one edge, with as many connections as the load needs."""
+def connect(url: str, key: str | None = None) -> httpx.AsyncClient:
+    """A client of one edge that shows it `key`, with as many connections as the load needs."""
     timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS, pool=None)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, trust_env=False)
+    return httpx.AsyncClient(
+        base_url=url, timeout=timeout, limits=limits, headers=headers_of(key), trust_env=False
+    )
 
 
 async def ask(

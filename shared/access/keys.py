@@ -74,14 +74,14 @@ class KeyRing:
 
     def __init__(self, keys: Iterable[Key]) -> None:
         self._keys: dict[tuple[Kind, bytes], list[Key]] = {}
-        self._count = 0
+        self.names: set[str] = set()
         for key in keys:
             bucket = self._keys.setdefault((key.kind, key.digest[:_BUCKET_BYTES]), [])
             bucket.append(key)
-            self._count += 1
+            self.names.add(key.name)
 
     def __len__(self) -> int:
-        return self._count
+        return len(self.names)
 
     def find(self, kind: Kind, digest: bytes) -> Key | None:
         """The key of a digest, expired or not. How long it takes tells nothing of the others: where
