@@ -22,11 +22,12 @@ from services.cloud.contexts import (
 )
 from services.cloud.engine import CloudEngine, Pass
 from services.cloud.metrics import CloudMetrics
-from services.cloud.routes import Surface
+from services.cloud.routes import RULES, Surface
 from services.cloud.settings import Settings
 from services.cloud.verifier import Verifier
 from services.cloud.welcome import Welcome
 from shared import __version__, environment
+from shared.access import open_door
 from shared.decoding.sampling import Choice
 from shared.errors import BadModel
 from shared.model import SpanModel, probe_tau
@@ -35,6 +36,7 @@ from shared.runtime.lifecycle import Lifecycle
 from shared.runtime.model_thread import ModelThread
 from shared.runtime.schedule import Schedule
 from shared.web import errors, serving
+from shared.web.access import Access
 from shared.web.direct import Direct
 from shared.web.metrics import Gauges
 from shared.web.middleware import BodyLimit, RequestId
@@ -97,12 +99,25 @@ def create_app(settings: Settings, model: SpanModel, lifecycle: Lifecycle | None
     app = FastAPI(title="Tandem cloud", lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
     surface = Surface(completion, metrics, shown, settings.max_body_bytes)
-    app.add_middleware(Direct, posts=surface.posts())
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
-    app.add_middleware(RequestId)
+    _surround(app, settings, surface)
     app.include_router(observation_routes(registry, lifecycle, lambda: shown))
     app.include_router(surface.routes())
     return app
+
+
+def _surround(app: FastAPI, settings: Settings, surface: Surface) -> None:
+    """Put the middleware around an application, innermost first."""
+    doorkeeper = open_door(
+        settings.keys_file,
+        settings.without_key,
+        settings.host,
+        usual={"sessions", "metrics"},
+        prefix="TANDEM_CLOUD_",
+    )
+    app.add_middleware(Direct, posts=surface.posts())
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(Access, doorkeeper=doorkeeper, rules=RULES)
+    app.add_middleware(RequestId)
 
 
 def _store(

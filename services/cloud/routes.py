@@ -23,8 +23,19 @@ from shared.protocol.version import (
 )
 from shared.protocol.wire import decode, decode_blocks, encode
 from shared.runtime.deadline import NEVER, Deadline
+from shared.web import observe
+from shared.web.access import Rules
 from shared.web.direct import Endpoint
 from shared.web.errors import fault_of
+
+# Who may ask for what: whatever has no line here is denied.
+RULES: Rules = {
+    **observe.RULES,
+    ("GET", PATH_MANIFEST): "sessions",
+    ("POST", PATH_BLOCKS): "sessions",
+    ("POST", PATH_STREAM): "sessions",
+    ("POST", PATH_CLOSE): "sessions",
+}
 
 _MILLISECONDS = re.compile("[1-9][0-9]{0,8}")
 _OPERATION = {Want.NOTHING: "upload", Want.SOON: "catch_up", Want.NOW: "complete"}

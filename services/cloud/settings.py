@@ -4,8 +4,11 @@ handed down.
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.access import scopes_of
+from shared.errors import Invalid
 
 
 class Settings(BaseSettings):
@@ -26,6 +29,11 @@ class Settings(BaseSettings):
     # Threads of the model's linear algebra on the CPU; 0 takes the CPUs this process may really use
     # (its affinity and its container's quota), less one for the event loop where there are several.
     threads: int = Field(default=0, ge=0)
+    # File of the keys that let callers in, read anew when it changes (docs/access.md); unset: none.
+    keys_file: Path | None = None
+    # What callers without a key may do: scopes with commas between, empty for nothing. Unset:
+    # `sessions,metrics` where only this machine can ask and no KEYS_FILE is set, nothing elsewhere.
+    without_key: str | None = None
     # Rows (token positions) one step may run: the chunk size of a long prompt.
     max_step_rows: int = Field(default=512, ge=1)
     # How many times longer a step may take for a long prompt's rows beside others' tokens: those
@@ -68,3 +76,19 @@ class Settings(BaseSettings):
     grace_seconds: int = Field(default=10, ge=0)
     # Lowest level of the JSON logs on standard error: `DEBUG`, `INFO`, `WARNING` or `ERROR`.
     log_level: str = Field(default="INFO", pattern="(?i)^(debug|info|warning|error)$")
+
+    @field_validator("keys_file", mode="before")
+    @classmethod
+    def _no_file(cls, path: object) -> object:
+        """An empty path is none."""
+        return None if path == "" else path
+
+    @field_validator("without_key")
+    @classmethod
+    def _scopes(cls, listed: str | None) -> str | None:
+        """Scopes there are."""
+        try:
+            scopes_of(listed or "")
+        except Invalid as error:
+            raise ValueError(error.message) from error
+        return listed

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from services.edge.answer import Answer, Load
-from services.edge.callers import Caller
 from services.edge.chain import Chain
 from services.edge.chances import RANKS, Chances
 from services.edge.cloud_side import CloudSide
@@ -30,6 +29,7 @@ from services.edge.text import TextCodec
 from services.edge.uplink import Uplink
 from services.edge.verified import Verified
 from services.edge.wishes import on_the_wire, require_fitting, sampling_of
+from shared.access import Caller
 from shared.decoding.sampling import SAMPLER_VERSION, SamplingParameters
 from shared.decoding.sequence import Sequence
 from shared.errors import CloudLost, Forbidden, Invalid, TandemError, Unfit
@@ -108,7 +108,7 @@ class Answering:
         began = time.perf_counter()
         claim = Claim(caller.client, request.parameters.priority)
         try:
-            if claim.urgent and not caller.may_overtake:
+            if claim.urgent and not caller.may("priority"):
                 raise Forbidden(
                     "parameters.priority is emergency: no key that may ask for it was sent "
                     "(`Authorization: Bearer`)",

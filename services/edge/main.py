@@ -17,7 +17,6 @@ from prometheus_client import CollectorRegistry
 
 from services.edge.answer import Load
 from services.edge.answering import Answering, Defaults, Identity
-from services.edge.callers import Callers
 from services.edge.chances import Chances, untuned_chances
 from services.edge.cloud_client import CloudClient
 from services.edge.cloud_side import CloudSide
@@ -29,11 +28,12 @@ from services.edge.policy import Pacing
 from services.edge.probe import Probe
 from services.edge.replicas import Replica, Replicas, addresses
 from services.edge.route import RetryBudget
-from services.edge.routes import Surface
+from services.edge.routes import RULES, Surface
 from services.edge.settings import Settings
 from services.edge.text import TextCodec
 from services.edge.transport import PooledTransport
 from shared import __version__, environment
+from shared.access import open_door
 from shared.errors import BadModel
 from shared.model import Manifest, SpanModel
 from shared.protocol.version import PROTOCOL_VERSION
@@ -43,6 +43,7 @@ from shared.runtime.lifecycle import LAST_SECONDS, Lifecycle
 from shared.runtime.model_thread import ModelThread
 from shared.runtime.schedule import Schedule
 from shared.web import errors, serving
+from shared.web.access import Access
 from shared.web.metrics import Gauges
 from shared.web.middleware import BodyLimit, RequestId
 from shared.web.observe import observation_routes
@@ -89,7 +90,6 @@ def create_app(
         controller=_controller(settings, manifest),
         chances={kind: _chances(model, manifest.split, kind) for kind in ("greedy", "sampled")},
     )
-    callers = Callers(settings.emergency_digests)
     link = cloud.side.link if cloud else None
     serving = cloud.side.replicas.count_serving if cloud else None
     metrics.show(exits=sorted(model.exits), link=link, serving=serving)
@@ -106,11 +106,24 @@ def create_app(
 
     app = FastAPI(title="Tandem edge", lifespan=lifespan)
     errors.install(app)
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
-    app.add_middleware(RequestId)
+    _surround(app, settings)
     app.include_router(observation_routes(registry, lifecycle, lambda: shown | _state(answering)))
-    app.include_router(Surface(answering, callers, settings.heartbeat_seconds).routes())
+    app.include_router(Surface(answering, settings.heartbeat_seconds).routes())
     return app
+
+
+def _surround(app: FastAPI, settings: Settings) -> None:
+    """Put the middleware around an application, innermost first."""
+    doorkeeper = open_door(
+        settings.keys_file,
+        settings.without_key,
+        settings.host,
+        usual={"generate", "metrics"},
+        prefix="TANDEM_EDGE_",
+    )
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(Access, doorkeeper=doorkeeper, rules=RULES)
+    app.add_middleware(RequestId)
 
 
 def main() -> None:

@@ -27,12 +27,16 @@ _NAME = re.compile(r"[\x21-\x7e]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a caller calls its conversation, and with which `Authorization`: one caller's name is
-    not another's.
+    """What a caller calls its conversation, and what it came in with: one caller's name is not
+    another's.
+
+    `credential` is its `Authorization` header, or else its certificate's digest. Another key is
+    another session, also where both are the same owner's. Those without either have the same
+    names: who asks the same there is given the same text, and no more can be had by a name.
     """
 
     name: str
-    authorization: str = ""
+    credential: str = ""
 
     @property
     def client(self) -> str:
@@ -53,7 +57,7 @@ class Conversation:
         return asked.hexdigest()
 
     def _digest(self, kind: str, size: int, *parts: object) -> "blake2b":
-        said = msgpack.packb([self.name, self.authorization, *parts], use_bin_type=True)
+        said = msgpack.packb([self.name, self.credential, *parts], use_bin_type=True)
         return blake2b(said, digest_size=size, person=f"tandem-{kind}".encode())
 
 
@@ -81,7 +85,9 @@ def named(
     return conversation.session(opening, rules, prompt), conversation.client, True
 
 
-def conversation_of(name: str | None, authorization: str | None) -> Conversation | None:
+def conversation_of(
+    name: str | None, authorization: str | None, certificate: bytes | None = None
+) -> Conversation | None:
     """The conversation a request belongs to, if it says so.
 
     Raises:
@@ -93,4 +99,4 @@ def conversation_of(name: str | None, authorization: str | None) -> Conversation
         raise Invalid(
             "X-Session-ID: allowed: 1 to 128 visible ASCII characters", field="X-Session-ID"
         )
-    return Conversation(name, authorization or "")
+    return Conversation(name, authorization or (certificate.hex() if certificate else ""))

@@ -14,27 +14,37 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from services.edge.answer import Answer
 from services.edge.answering import Answering
-from services.edge.callers import Callers
 from services.edge.events import EventStream, gone
 from services.edge.resuming import HEADER_SESSION, conversation_of
 from services.edge.schemas import GenerateRequest, TokenView
 from shared.errors import TandemError
 from shared.runtime.background import Background
+from shared.web import observe
+from shared.web.access import CALLER, PUBLIC, Rules, caller_of, certificate_of
 from shared.web.errors import error_body
 
 _log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "static" / "index.html"
 
+# Who may ask for what: whatever has no line here is denied.
+RULES: Rules = {
+    **observe.RULES,
+    ("GET", "/"): PUBLIC,
+    ("POST", "/generate"): "generate",
+    # FastAPI's own.
+    ("GET", "/docs"): CALLER,
+    ("GET", "/docs/oauth2-redirect"): CALLER,
+    ("GET", "/redoc"): CALLER,
+    ("GET", "/openapi.json"): CALLER,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """What the routes need: who answers, who tells callers apart, and the silence after which a
-    stream carries a comment.
-    """
+    """What the routes need: who answers, and the silence after which a stream carries a comment."""
 
     answering: Answering
-    callers: Callers
     heartbeat_seconds: float
     background: Background = field(default_factory=Background)
 
@@ -53,11 +63,12 @@ class Surface:
         """Answer a prompt; with `stream`, as server-sent events of text-generation-inference's
         shape.
         """
-        address = request.client.host if request.client else None
-        authorization = request.headers.get("authorization")
-        caller = self.callers.identify(authorization, address)
-        conversation = conversation_of(request.headers.get(HEADER_SESSION), authorization)
-        answer = await self.answering.answer(body, caller, conversation)
+        conversation = conversation_of(
+            request.headers.get(HEADER_SESSION),
+            request.headers.get("authorization"),
+            certificate_of(request.scope),
+        )
+        answer = await self.answering.answer(body, caller_of(request), conversation)
         if not body.stream:
             return await self._whole(body, answer, request)
         tokens = answer.tokens()

@@ -2,7 +2,6 @@
 handed down.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -12,6 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.edge.policy import Mode
+from shared.access import scopes_of
+from shared.errors import Invalid
 from shared.protocol.messages import Codec
 
 
@@ -73,9 +74,11 @@ class Settings(BaseSettings):
     patience_seconds: float = Field(default=1.0, gt=0)
     # Requests served at once, beyond which new ones get 503; as many emergencies besides.
     max_requests: int = Field(default=64, ge=1)
-    # Who may ask for `priority: emergency`: SHA-256 digests (hexadecimal, with commas between) of
-    # the keys sent as `Authorization: Bearer`; empty allows nobody.
-    emergency_keys: str = Field(default="", repr=False)
+    # File of the keys that let callers in, read anew when it changes (docs/access.md); unset: none.
+    keys_file: Path | None = None
+    # What callers without a key may do: scopes with commas between, empty for nothing. Unset:
+    # `generate,metrics` where only this machine can ask and no KEYS_FILE is set, nothing elsewhere.
+    without_key: str | None = None
     # Bytes for the KV of all requests together.
     kv_bytes: int = Field(default=4 * 1024**3, ge=1)
     # Largest request body, in bytes.
@@ -120,18 +123,21 @@ class Settings(BaseSettings):
         """`cloud_url` as a list."""
         return _listed(self.cloud_url)
 
-    @field_validator("emergency_keys")
+    @field_validator("keys_file", mode="before")
     @classmethod
-    def _digests(cls, keys: str) -> str:
-        """Digests only; what is none may be a key, and is not repeated."""
-        if not all(re.fullmatch("[0-9a-fA-F]{64}", digest) for digest in _listed(keys)):
-            raise ValueError("not SHA-256 digests in hexadecimal (64 digits), with commas between")
-        return keys
+    def _no_file(cls, path: object) -> object:
+        """An empty path is none."""
+        return None if path == "" else path
 
-    @property
-    def emergency_digests(self) -> frozenset[bytes]:
-        """`emergency_keys` as bytes, 32 each."""
-        return frozenset(map(bytes.fromhex, _listed(self.emergency_keys)))
+    @field_validator("without_key")
+    @classmethod
+    def _scopes(cls, listed: str | None) -> str | None:
+        """Scopes there are."""
+        try:
+            scopes_of(listed or "")
+        except Invalid as error:
+            raise ValueError(error.message) from error
+        return listed
 
     @model_validator(mode="after")
     def _mode_that_can_be_served(self) -> Self:

@@ -1,6 +1,7 @@
 """Who may come in: keys, what each allows, and whom a request is counted for. Knows no HTTP."""
 
 from shared.access.caller import ANYBODY, Caller
+from shared.access.door import open_door, scopes_of
 from shared.access.doorkeeper import Doorkeeper
 from shared.access.key_file import KeyFile
 from shared.access.keys import SCOPES, Key, KeyRing, Limits, Scope, digest_of, new_key, read_keys
@@ -17,5 +18,7 @@ __all__ = [
     "Scope",
     "digest_of",
     "new_key",
+    "open_door",
     "read_keys",
+    "scopes_of",
 ]

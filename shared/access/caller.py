@@ -26,6 +26,11 @@ class Caller:
         """Whether they may do this."""
         return scope in self.scopes
 
+    @property
+    def came_in(self) -> bool:
+        """Whether they are anybody here: by a key, or because strangers may do something."""
+        return self.known or bool(self.scopes)
+
 
 # For work that no request stands behind, and for tests.
 ANYBODY = Caller(scopes=frozenset(SCOPES))

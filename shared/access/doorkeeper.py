@@ -55,6 +55,10 @@ class Doorkeeper:
             return self._known(key)
         if not self.strangers:
             raise Unauthorized("no key was sent: send `Authorization: Bearer <key>`")
+        return self.stranger(address)
+
+    def stranger(self, address: str | None) -> Caller:
+        """Whoever is at this address, without a key."""
         return Caller("", self._tag("address", address or ""), self.strangers, self.limits)
 
     def _bearer(self, ring: KeyRing, authorization: str) -> Key:

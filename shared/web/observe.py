@@ -1,21 +1,28 @@
 """The routes every service answers alike: `/healthz` (alive), `/readyz` (able to serve) and
-`/metrics`.
+`/metrics`; and who may ask for them.
 """
 
 from collections.abc import Callable
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.responses import JSONResponse, Response
 
 from shared.runtime.lifecycle import Lifecycle
+from shared.web.access import PUBLIC, Rules, caller_of
+
+RULES: Rules = {
+    ("GET", "/healthz"): PUBLIC,
+    ("GET", "/readyz"): PUBLIC,
+    ("GET", "/metrics"): "metrics",
+}
 
 
 def observation_routes(
     registry: CollectorRegistry, lifecycle: Lifecycle, details: Callable[[], dict[str, object]]
 ) -> APIRouter:
-    """Return the routes; `details` says what the service serves. One that is leaving is alive, and
-    not ready.
+    """Return the routes; `details` says what the service serves, to those who came in. One that is
+    leaving is alive, and not ready.
     """
     router = APIRouter()
 
@@ -24,9 +31,11 @@ def observation_routes(
         return {"status": "alive"}
 
     @router.get("/readyz")
-    async def readyz() -> Response:
+    async def readyz(request: Request) -> Response:
         leaving = lifecycle.draining
-        body = {"status": "draining" if leaving else "ready", **details()}
+        body: dict[str, object] = {"status": "draining" if leaving else "ready"}
+        if caller_of(request).came_in:
+            body |= details()
         return JSONResponse(body, 503 if leaving else 200)
 
     @router.get("/metrics")

@@ -45,7 +45,8 @@ def test_the_example_lists_every_setting_with_its_default() -> None:
     for side, fields in SETTINGS.items():
         for name, default in fields.items():
             if name.upper() not in OF_THE_IMAGE:
-                shown = given.get(variable(side, name), str(default))
+                unset = "" if default is None else str(default)
+                shown = given.get(variable(side, name), unset)
                 assert listed.pop(variable(side, name)) == shown
     assert set(listed) == images
 

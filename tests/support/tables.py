@@ -91,6 +91,8 @@ def _above(lines: list[str], line: int) -> Iterator[str]:
 def _default(name: str, field: FieldInfo) -> str:
     if field.is_required():
         return "required"
+    if field.default is None:
+        return "unset"
     if field.default == "":
         return "empty"
     for size, unit in UNITS if name.endswith("bytes") else ():

@@ -5,8 +5,10 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Counter
 
+from shared.access import Doorkeeper
 from shared.runtime.lifecycle import Lifecycle
-from shared.web.observe import observation_routes
+from shared.web.access import Access
+from shared.web.observe import RULES, observation_routes
 
 
 @pytest.mark.parametrize(
@@ -22,7 +24,8 @@ async def test_readiness_is_a_status_with_what_is_served(
     Counter("tandem_things", "Things", registry=registry).inc(3)
     app = FastAPI()
     app.include_router(observation_routes(registry, lifecycle, lambda: {"cloud": "refused"}))
-    transport = httpx.ASGITransport(app)
+    door = Doorkeeper(strangers=frozenset({"metrics"}))
+    transport = httpx.ASGITransport(Access(app, door, RULES))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         readiness = await http.get("/readyz")
         assert (readiness.status_code, readiness.json()) == (

@@ -1,0 +1,68 @@
+"""How a service's door is opened, from what its settings say: the same on both sides."""
+
+import ipaddress
+from collections.abc import Set
+from pathlib import Path
+from typing import cast
+
+from shared.access.doorkeeper import Doorkeeper
+from shared.access.key_file import KeyFile
+from shared.access.keys import SCOPES, Scope
+from shared.errors import Invalid
+
+
+def scopes_of(listed: str) -> frozenset[Scope]:
+    """The scopes of a list with commas between.
+
+    Raises:
+        Invalid: there is no such scope; it is named.
+    """
+    words = [word.strip() for word in listed.split(",") if word.strip()]
+    for word in words:
+        if word not in SCOPES:
+            raise Invalid(f"{word!r} is no scope; there are {', '.join(SCOPES)}", field=word)
+    return frozenset(cast("list[Scope]", words))
+
+
+def open_door(
+    keys_file: Path | None,
+    without_key: str | None,
+    host: str,
+    *,
+    usual: Set[Scope],
+    prefix: str,
+) -> Doorkeeper:
+    """Return who lets callers in.
+
+    Args:
+        without_key: scopes of callers without a key; unset, they have the `usual` ones where
+            nobody beyond this machine can ask and no keys are there, and none elsewhere.
+        host: what the service listens on.
+        prefix: of the settings, for whoever has to change them.
+
+    Raises:
+        Invalid: the keys cannot be read, a scope is none, or nobody could come in.
+    """
+    if without_key is not None:
+        strangers = scopes_of(without_key)
+    else:
+        closed = keys_file is not None or not is_loopback(host)
+        strangers = frozenset() if closed else frozenset(usual)
+    if keys_file is not None:
+        return Doorkeeper(KeyFile(keys_file), strangers)
+    if not strangers:
+        raise Invalid(
+            f"nobody could come in: name a file of keys in {prefix}KEYS_FILE, or what callers "
+            f"without a key may do in {prefix}WITHOUT_KEY ({','.join(sorted(usual))})"
+        )
+    return Doorkeeper(strangers=strangers)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
