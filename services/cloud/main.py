@@ -98,6 +98,7 @@ def create_app(settings: Settings, model: SpanModel, lifecycle: Lifecycle | None
 
     app = FastAPI(title="Tandem cloud", lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
+    app.state.metrics = metrics
     surface = Surface(completion, metrics, shown, settings.max_body_bytes)
     _surround(app, settings, surface)
     app.include_router(observation_routes(registry, lifecycle, lambda: shown))

@@ -69,6 +69,24 @@ class Settings(BaseSettings):
     reorder_seconds: float = Field(default=2.0, ge=0)
     # Largest request body, in bytes.
     max_body_bytes: int = Field(default=64 * 1024**2, ge=1024)
+    # Clients' connections at once, idle ones included; fewer where it may not open as many
+    # files. The one idle for longest gives way to a new one; where none is idle, the answer is 503.
+    max_connections: int = Field(default=4096, ge=1)
+    # The most of these from one address, of which a proxy has one for all behind it; 0 is no limit.
+    max_connections_per_address: int = Field(default=0, ge=0)
+    # Seconds for a request's head to arrive in, and for a TLS handshake.
+    head_timeout_seconds: float = Field(default=10.0, gt=0)
+    # Seconds in which a request's body must go on by 256 bytes for each.
+    body_timeout_seconds: float = Field(default=20.0, gt=0)
+    # Seconds after which an answer that nobody reads is given up.
+    write_timeout_seconds: float = Field(default=60.0, gt=0)
+    # Serve https with this certificate (PEM, those between it and its authority after it); renewed
+    # files are taken up without a restart. Empty: http.
+    tls_certificate_file: str = ""
+    # The certificate's private key (PEM, without a password).
+    tls_key_file: str = ""
+    # Clients must show a certificate of these authorities (PEM). Empty: they show none.
+    tls_client_ca_file: str = ""
     # Seconds after SIGTERM for which new requests are served while `/readyz` fails: what load
     # balancers need to notice.
     drain_seconds: int = Field(default=0, ge=0)

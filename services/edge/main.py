@@ -106,6 +106,7 @@ def create_app(
 
     app = FastAPI(title="Tandem edge", lifespan=lifespan)
     errors.install(app)
+    app.state.metrics = metrics
     _surround(app, settings)
     app.include_router(observation_routes(registry, lifecycle, lambda: shown | _state(answering)))
     app.include_router(Surface(answering, settings.heartbeat_seconds).routes())

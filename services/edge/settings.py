@@ -32,6 +32,12 @@ class Settings(BaseSettings):
     # Base URL of the cloud service, whose host may stand for several addresses, or URLs of its
     # replicas with commas between; empty for an edge that serves `standalone` only.
     cloud_url: str = "http://127.0.0.1:8001"
+    # Trust a cloud with a certificate of these authorities (PEM) and no other. Empty: the system's.
+    cloud_ca_file: str = ""
+    # The certificate this edge shows the cloud (PEM); empty shows none.
+    cloud_certificate_file: str = ""
+    # Its private key (PEM, without a password).
+    cloud_certificate_key_file: str = ""
     # Where the model computes: `cpu`, `cuda` or `cuda:<n>`.
     device: str = "cpu"
     # Threads of the model's linear algebra on the CPU; 0 takes the CPUs this process may really use
@@ -100,6 +106,24 @@ class Settings(BaseSettings):
     probe_seconds: float = Field(default=2.0, gt=0)
     # Seconds of silence after which a stream carries a comment, so that proxies keep it open.
     heartbeat_seconds: float = Field(default=10.0, gt=0)
+    # Clients' connections at once, idle ones included; fewer where it may not open as many
+    # files. The one idle for longest gives way to a new one; where none is idle, the answer is 503.
+    max_connections: int = Field(default=4096, ge=1)
+    # The most of these from one address, of which a proxy has one for all behind it; 0 is no limit.
+    max_connections_per_address: int = Field(default=0, ge=0)
+    # Seconds for a request's head to arrive in, and for a TLS handshake.
+    head_timeout_seconds: float = Field(default=10.0, gt=0)
+    # Seconds in which a request's body must go on by 256 bytes for each.
+    body_timeout_seconds: float = Field(default=20.0, gt=0)
+    # Seconds after which an answer that nobody reads is given up.
+    write_timeout_seconds: float = Field(default=60.0, gt=0)
+    # Serve https with this certificate (PEM, those between it and its authority after it); renewed
+    # files are taken up without a restart. Empty: http.
+    tls_certificate_file: str = ""
+    # The certificate's private key (PEM, without a password).
+    tls_key_file: str = ""
+    # Clients must show a certificate of these authorities (PEM). Empty: they show none.
+    tls_client_ca_file: str = ""
     # Seconds after SIGTERM for which new requests are served while `/readyz` fails: what load
     # balancers need to notice.
     drain_seconds: int = Field(default=0, ge=0)

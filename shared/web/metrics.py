@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from shared.errors import Draining, Overloaded, TandemError
 from shared.runtime.work import PRIORITIES, Priority, Stepped
+from shared.web.connections import Connections
+from shared.web.refusals import REASONS
 
 WAIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -77,8 +79,18 @@ class ServiceMetrics:
             ["reason"],
             registry=registry,
         )
+        self.connections = Gauge(
+            "tandem_connections", "Connections of clients, idle ones included", registry=registry
+        )
+        self.connections_refused = Counter(
+            "tandem_connections_refused",
+            "Connections ended, or requests refused before they were any, by reason",
+            ["reason"],
+            registry=registry,
+        )
         self.build = Info("tandem_build", "Version, model and formats served", registry=registry)
         expect(self.rejections, REFUSALS)
+        expect(self.connections_refused, REASONS)
         expect(self.queue, PRIORITIES)
         expect(self.rows, PRIORITIES)
 
@@ -98,6 +110,11 @@ class ServiceMetrics:
         """Record a refusal, if `error` is one for want of room."""
         if isinstance(error, Overloaded) and not isinstance(error, Draining):
             self.rejections.labels(reason=error.code).inc()
+
+    def read_connections(self, connections: Connections) -> None:
+        """Show the connections of this process."""
+        self.connections.set_function(lambda: len(connections))
+        connections.refused = lambda reason: self.connections_refused.labels(reason=reason).inc()
 
     def read_from(self, gauges: Gauges) -> None:
         """Read the gauges from their sources when Prometheus asks."""

@@ -2,6 +2,7 @@
 until SIGTERM or SIGINT, then a graceful end (`shared.runtime.lifecycle`) with exit code 0.
 """
 
+import asyncio
 import errno
 import gc
 import logging
@@ -9,25 +10,29 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.server import ServerState
 
 from shared import environment, logs
 from shared.model import SpanModel, load_bundle
 from shared.runtime.cores import model_threads, usable_cores
 from shared.runtime.lifecycle import LAST_SECONDS, Lifecycle
+from shared.web.connections import KEEP_ALIVE_SECONDS, Connections, Limits, files_for
+from shared.web.guarded import GuardedProtocol
+from shared.web.handshakes import Handshake
+from shared.web.tls import Renewed, server_tls
 
 _log = logging.getLogger(__name__)
 
-# How long an idle connection is kept: longer than clients and proxies keep theirs, so that no
-# request meets a connection that is being closed.
-KEEP_ALIVE_SECONDS = 75
 # How long one thread of Python may keep the others waiting. By default 5 ms: the engine's thread
 # needs the interpreter between any two operators, and the event loop has messages to pack.
 SWITCH_SECONDS = 0.0005
@@ -50,6 +55,22 @@ class Settings(Protocol):
     @property
     def threads(self) -> int: ...
     @property
+    def max_connections(self) -> int: ...
+    @property
+    def max_connections_per_address(self) -> int: ...
+    @property
+    def head_timeout_seconds(self) -> float: ...
+    @property
+    def body_timeout_seconds(self) -> float: ...
+    @property
+    def write_timeout_seconds(self) -> float: ...
+    @property
+    def tls_certificate_file(self) -> str: ...
+    @property
+    def tls_key_file(self) -> str: ...
+    @property
+    def tls_client_ca_file(self) -> str: ...
+    @property
     def drain_seconds(self) -> int: ...
     @property
     def grace_seconds(self) -> int: ...
@@ -68,12 +89,16 @@ def run(settings: Settings, create_app: Callable[[SpanModel, Lifecycle], FastAPI
     sys.setswitchinterval(SWITCH_SECONDS)
     torch.set_num_threads(model_threads(settings.threads, cores=usable_cores()))
     with environment.starting():
+        tls = _tls(settings)
         model = load_bundle(settings.bundle, device=settings.device)
         lifecycle = Lifecycle(settings.drain_seconds, settings.grace_seconds)
         app = create_app(model, lifecycle)
+    connections = _connections(settings)
+    if isinstance(app, FastAPI):  # and not something around it, which shows no metrics
+        app.state.metrics.read_connections(connections)
     listening = listen(settings.host, settings.port)
-    _log.info("serving", extra=_started(model, listening[0]))
-    _serve(app, listening, lifecycle)
+    _log.info("serving", extra=_started(model, listening[0], "http" if tls is None else "https"))
+    _serve(app, listening, lifecycle, connections, tls)
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -104,12 +129,44 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return listening
 
 
-def _serve(app: FastAPI, listening: list[socket.socket], lifecycle: Lifecycle) -> None:
+def _tls(settings: Settings) -> Renewed | None:
+    files = settings.tls_certificate_file, settings.tls_key_file, settings.tls_client_ca_file
+    try:
+        return server_tls(*(Path(file) if file else None for file in files))
+    except ValueError as error:
+        raise SystemExit(f"cannot start: {error}") from error
+
+
+def _connections(settings: Settings) -> Connections:
+    most = files_for(settings.max_connections)
+    if most < settings.max_connections:
+        extra = {"max_connections": most, "asked_for": settings.max_connections}
+        _log.warning("fewer connections than asked for: open files are limited", extra=extra)
+    limits = Limits(
+        most=most,
+        most_per_address=settings.max_connections_per_address,
+        head_seconds=settings.head_timeout_seconds,
+        body_seconds=settings.body_timeout_seconds,
+        write_seconds=settings.write_timeout_seconds,
+    )
+    return Connections(limits, time.monotonic)
+
+
+def _serve(
+    app: FastAPI,
+    listening: list[socket.socket],
+    lifecycle: Lifecycle,
+    connections: Connections,
+    tls: Renewed | None,
+) -> None:
     """Serve until told to stop, and to the end of what is under way then."""
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, _leave)
     config = uvicorn.Config(
         app,
+        http=cast(Any, partial(_entrance, connections, tls)),
+        # No route speaks WebSocket.
+        ws="none",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         log_config=None,
         access_log=False,
@@ -120,18 +177,33 @@ def _serve(app: FastAPI, listening: list[socket.socket], lifecycle: Lifecycle) -
     # All that is imported and built before the first request is here now.
     config.load()
     freeze_heap()
-    server = _Server(config, lifecycle)
+    server = _Server(config, lifecycle, connections)
     server.run(sockets=listening)
     if not server.started:
         raise SystemExit("cannot start: the application did not come up; the log above says why")
 
 
+def _entrance(
+    connections: Connections, tls: Renewed | None, *, server_state: ServerState, **given: Any
+) -> asyncio.Protocol:
+    """The protocol of a new connection."""
+    known: dict[str, Any] = {"server_state": server_state, "connections": connections, **given}
+    if tls is None:
+        return GuardedProtocol(**known)
+    return Handshake(
+        tls, connections, server_state, lambda: GuardedProtocol(**known, admitted=True)
+    )
+
+
 class _Server(uvicorn.Server):
     """Closes not when it is told to, but when its lifecycle says so."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, config: uvicorn.Config, lifecycle: Lifecycle, connections: Connections
+    ) -> None:
         super().__init__(config)
         self._lifecycle = lifecycle
+        self._connections = connections
         self._told = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -143,6 +215,7 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Look after the server, ten times a second; true when it shall close."""
         stop = await super().on_tick(counter)
+        self._connections.sweep()
         if self._lifecycle.draining:
             self._drain()
         return stop or self._lifecycle.closing
@@ -168,11 +241,11 @@ def freeze_heap() -> None:
     gc.freeze()
 
 
-def _started(model: SpanModel, listening: socket.socket) -> dict[str, object]:
+def _started(model: SpanModel, listening: socket.socket, scheme: str) -> dict[str, object]:
     """What the first line of a service's log tells of it."""
     manifest, (host, port) = model.manifest, listening.getsockname()[:2]
     told: dict[str, object] = {
-        "address": f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
+        "address": f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}",
         "span": [model.span.start, model.span.stop],
         "depth": model.span.depth,
         "device": str(model.device),
