@@ -56,7 +56,7 @@ class Completion:
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     background: Background = field(default_factory=Background)
 
-    async def accept(self, blocks: Sequence[Block], deadline: Deadline = NEVER) -> Report:
+    async def accept(self, blocks: Sequence[Block], deadline: Deadline | None = None) -> Report:
         """Apply the blocks of a body, decide what the last one wants, and report.
 
         Raises:
@@ -66,10 +66,12 @@ class Completion:
             DeadlinePassed: what was asked for had not begun by then.
         """
         self._check(blocks)
-        return await self._to_the_end(self._accept(blocks, time.perf_counter(), deadline))
+        deadline = deadline or Deadline()
+        accepting = self._accept(blocks, time.perf_counter(), deadline)
+        return await self._to_the_end(accepting, deadline)
 
     async def stream(
-        self, blocks: Sequence[Block], deadline: Deadline = NEVER
+        self, blocks: Sequence[Block], deadline: Deadline | None = None
     ) -> AsyncGenerator[Report]:
         """Apply the blocks of a body and go on alone, with a report after each token: for `count`
         tokens, or in `verified` for `count` - 1 after those of the pass; no further than to the
@@ -79,6 +81,7 @@ class Completion:
         the iterator ends the run after the token under way.
         """
         self._check(blocks)
+        deadline, going = deadline or Deadline(), Deadline()
         block = blocks[-1]
         began, wanted = time.perf_counter(), block.start + len(block.tokens) + block.count
         opening, revision = blocks[0].opening, block.revision
@@ -86,7 +89,7 @@ class Completion:
             alone = isinstance(context, VerifiedContext)
             if context is not None and context.carries_states and not alone:
                 raise Invalid("only a session without states can run ahead", field="count")
-            report = await self._to_the_end(self._accept(blocks, began, deadline))
+            report = await self._to_the_end(self._accept(blocks, began, deadline), deadline)
             yield report
             if context is None or report.need_from is not None:
                 return
@@ -94,8 +97,8 @@ class Completion:
             if alone:
                 wanted = acknowledged + block.count - 1
             while acknowledged < wanted and not context.ended and not report.leaving:
-                going_on = self._go_on(context, acknowledged, began)
-                following = await self._to_the_end(going_on)
+                going_on = self._go_on(context, acknowledged, began, going)
+                following = await self._to_the_end(going_on, going)
                 if following is None:
                     return
                 report = following
@@ -104,7 +107,7 @@ class Completion:
 
     async def close(self, session: str, revision: int) -> None:
         """Forget a session that has not gone on since `revision`."""
-        await self._to_the_end(self.store.close(session, revision))
+        await self._to_the_end(self.store.close(session, revision), Deadline())
 
     async def _accept(self, blocks: Sequence[Block], began: float, deadline: Deadline) -> Report:
         block = blocks[-1]
@@ -166,20 +169,22 @@ class Completion:
         context.turn.notify_all()
         return standing
 
-    async def _decide(self, context: Context, position: int, deadline: Deadline = NEVER) -> None:
+    async def _decide(self, context: Context, position: int, deadline: Deadline) -> None:
         """Choose the token at `position` in one pass; in none if a duplicate request came first."""
         if context.through == position and not context.ended:
             await self._pass(context, decide=True, deadline=deadline)
 
-    async def _go_on(self, context: Context, position: int, began: float) -> Report | None:
+    async def _go_on(
+        self, context: Context, position: int, began: float, deadline: Deadline
+    ) -> Report | None:
         """Decide `position` and report it; `None` if it was not decided, or the session closed."""
 
         async def decide() -> Report | None:
             async with context.turn:
                 if isinstance(context, VerifiedContext):
-                    await self.verifier.run_ahead(context, position)
+                    await self.verifier.run_ahead(context, position, deadline)
                 else:
-                    await self._decide(context, position)
+                    await self._decide(context, position, deadline)
                 await self.store.save(context)
                 decided = context.through > position
                 return self._report(context, position, began) if decided else None
@@ -256,11 +261,15 @@ class Completion:
         allowed = context.allowed_nodes if isinstance(context, VerifiedContext) else 0
         return Pressure(queued=self.thread.waiting, allowed_nodes=allowed)
 
-    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _to_the_end(self, work: Coroutine[Any, Any, T], deadline: Deadline) -> T:
         """Await `work`, letting it finish when the caller goes away: a context is never left
-        between two states.
+        between two states. A pass of it that has not begun by then is not begun.
         """
-        return await asyncio.shield(self.background.spawn(work))
+        try:
+            return await asyncio.shield(self.background.spawn(work))
+        except asyncio.CancelledError:
+            deadline.give_up()
+            raise
 
 
 async def _changed(turn: asyncio.Condition, seconds: float) -> bool:

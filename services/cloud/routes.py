@@ -22,11 +22,12 @@ from shared.protocol.version import (
     PATH_STREAM,
 )
 from shared.protocol.wire import decode, decode_blocks, encode
-from shared.runtime.deadline import NEVER, Deadline
+from shared.runtime.deadline import Deadline
 from shared.web import observe
 from shared.web.access import Rules
 from shared.web.direct import Endpoint
 from shared.web.errors import fault_of
+from shared.web.leaving import watched
 
 # Who may ask for what: whatever has no line here is denied.
 RULES: Rules = {
@@ -72,7 +73,7 @@ class Surface:
         """Apply the blocks of a body and answer with the newest report."""
         deadline = _deadline(request)
         blocks = await self._read(request)
-        with self._observed(_OPERATION[blocks[-1].want]):
+        with self._observed(_OPERATION[blocks[-1].want]), watched(request, deadline):
             return self._frame(await self.completion.accept(blocks, deadline))
 
     async def stream(self, request: Request) -> Response:
@@ -83,7 +84,8 @@ class Surface:
         blocks = await self._read(request)
         reports = self.completion.stream(blocks, deadline)
         try:
-            first = await anext(reports)
+            with watched(request, deadline):
+                first = await anext(reports)
         except TandemError as error:
             self.metrics.requests.labels(operation="stream", outcome=error.code).inc()
             self.metrics.refused(error)
@@ -154,7 +156,7 @@ def _deadline(request: Request) -> Deadline:
     """When the sender stops waiting, by its own word."""
     given = request.headers.get(HEADER_TIMEOUT)
     if given is None:
-        return NEVER
+        return Deadline()
     if not _MILLISECONDS.fullmatch(given):
         raise Invalid(
             f"{HEADER_TIMEOUT} is no whole number of milliseconds from 1 to 999999999",

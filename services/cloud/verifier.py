@@ -60,7 +60,9 @@ class Verifier:
             context.hungry = False
         return None
 
-    async def run_ahead(self, context: VerifiedContext, position: int) -> bool:
+    async def run_ahead(
+        self, context: VerifiedContext, position: int, deadline: Deadline = NEVER
+    ) -> bool:
         """Decide `position` without being asked again: by the whole model, or from the edge's state
         where that has come. Not where the edge has announced a node for what is decided: then its
         state is about to come, and drafts with it. True if it was decided.
@@ -68,9 +70,9 @@ class Verifier:
         if context.through != position or context.ended or context.announced:
             return False
         if verification.can_verify(context):
-            await self._run(context, verification.plan(context, self.engine))
+            await self._run(context, verification.plan(context, self.engine), deadline)
             return True
-        return self._has_trunk(context) and await self._alone(context)
+        return self._has_trunk(context) and await self._alone(context, deadline)
 
     async def _apply_in_time(
         self, context: VerifiedContext, blocks: Sequence[Block], deadline: Deadline

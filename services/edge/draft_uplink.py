@@ -113,7 +113,7 @@ class DraftUplink(Uplink):
         """Return when what failed is to be sent again; where it is not, with a `failure`. What was
         under way together fails together, and counts once.
         """
-        if not isinstance(error, CloudLost):
+        if not isinstance(error, CloudLost) or self._leaving:
             self.failure = error
             return
         if sequence <= self._failed_up_to:
@@ -176,13 +176,13 @@ class DraftUplink(Uplink):
         if self._resends > RESENDS:
             self.failure = CloudLost("the cloud keeps asking for nodes", reason="resend")
 
-    async def _leave(self) -> None:
-        """As `Uplink._leave`, once what is in flight has arrived: it could open the session again.
-        Tokens still being streamed nobody wants any more.
+    async def _land(self) -> None:
+        """As `Uplink._land`: what is in flight could open the session again where the goodbye has
+        been forgotten. Tokens still being streamed nobody wants any more.
         """
         if self._deliveries:
             await asyncio.wait(self._deliveries)
-        await Uplink._leave(self)
+        await Uplink._land(self)
 
     async def _upload(self) -> None:
         while not self._leaving:

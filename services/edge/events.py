@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from shared.runtime.background import Background
+from shared.web.leaving import gone
 
 COMMENT = b": still working\n\n"
 
@@ -72,12 +73,6 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": COMMENT, "more_body": True})
                 self._last, silence = loop.time(), 0.0
             await asyncio.sleep(self._heartbeat_seconds - silence)
-
-
-async def gone(receive: Receive) -> None:
-    """Return when the client has hung up."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _ended(

@@ -14,7 +14,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from services.edge.answer import Answer
 from services.edge.answering import Answering
-from services.edge.events import EventStream, gone
+from services.edge.events import EventStream
 from services.edge.resuming import HEADER_SESSION, conversation_of
 from services.edge.schemas import GenerateRequest, TokenView
 from shared.errors import TandemError
@@ -22,6 +22,7 @@ from shared.runtime.background import Background
 from shared.web import observe
 from shared.web.access import CALLER, PUBLIC, Rules, caller_of, certificate_of
 from shared.web.errors import error_body
+from shared.web.leaving import cancelled_when_gone
 
 _log = logging.getLogger(__name__)
 
@@ -68,24 +69,20 @@ class Surface:
             request.headers.get("authorization"),
             certificate_of(request.scope),
         )
-        answer = await self.answering.answer(body, caller_of(request), conversation)
-        if not body.stream:
-            return await self._whole(body, answer, request)
-        tokens = answer.tokens()
-        first = await anext(tokens)  # what fails before the first token is an HTTP status
+        # The body has been read: what comes is that the client has gone.
+        async with cancelled_when_gone(request.receive):
+            answer = await self.answering.answer(body, caller_of(request), conversation)
+            if not body.stream:
+                return await self._whole(body, answer)
+            tokens = answer.tokens()
+            first = await anext(tokens)  # what fails before the first token is an HTTP status
         events = self._events(first, tokens, answer, with_details=body.parameters.details)
         return EventStream(events, self.heartbeat_seconds, self.background)
 
-    async def _whole(self, body: GenerateRequest, answer: Answer, request: Request) -> Response:
-        # One task for the whole answer: to look for a hang-up at every token costs as much as it.
-        leaving = self.background.spawn(gone(request.receive))
-        try:
-            async with aclosing(answer.tokens()) as tokens:
-                async for _ in tokens:
-                    if leaving.done():
-                        return Response(status_code=499)
-        finally:
-            leaving.cancel()
+    async def _whole(self, body: GenerateRequest, answer: Answer) -> Response:
+        async with aclosing(answer.tokens()) as tokens:
+            async for _ in tokens:
+                pass
         result: dict[str, object] = {"generated_text": answer.text}
         if body.parameters.details:
             result["details"] = answer.details().model_dump(mode="json")

@@ -8,8 +8,8 @@ sent yet, and the cloud puts blocks in order.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Iterator, Sequence, Set
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
@@ -270,23 +270,31 @@ class Uplink:
             self.link.failed(error.reason)
 
     async def _leave(self) -> None:
-        """Let an upload under way end by itself (cutting it off would cost the connection), then
-        say goodbye; where the link rests, once more when it may be tried again.
+        """Let what is under way end by itself, which keeps its connection, and say goodbye: before
+        that where the text is not finished, so that the cloud drops what nobody wants.
         """
+        told = set() if self.finished else await self._say_goodbyes(set())
+        await self._land()
+        await self._say_goodbyes(told)
+
+    async def _land(self) -> None:
+        """Wait until nothing is under way."""
         if self._uploader is not None:
             await asyncio.wait({self._uploader})
+
+    async def _say_goodbyes(self, told: Set[Replica]) -> Set[Replica]:
         self.route.leave()
         if not self.chain.offered or (self.resumable and not self.finished):
-            return
-        for at in self.route.visited:
-            await self._say_goodbye(at, tries=RETRIES + 1 if at is self.route.visited[-1] else 1)
+            return told
+        visited = self.route.visited
+        for at in [each for each in visited if each not in told]:
+            await self._say_goodbye(at, tries=RETRIES + 1 if at is visited[-1] else 1)
+        return {*visited}
 
     async def _say_goodbye(self, at: Replica, *, tries: int) -> None:
         for _ in range(tries):
             await asyncio.sleep(at.breaker.seconds_to_retry if tries > 1 else 0)
-            try:
-                with self._watched("close", at, self.chain.revision):
-                    await self.client.close(self.chain.session, self.chain.revision, at)
+            # A failure is noted on the link; a cloud that stays away forgets by its time to live.
+            with suppress(CloudLost), self._watched("close", at, self.chain.revision):
+                await self.client.close(self.chain.session, self.chain.revision, at)
                 return
-            except CloudLost:
-                continue  # noted on the link; a cloud that stays away forgets by its time to live

@@ -8,9 +8,11 @@ from typing import Self
 from shared.errors import DeadlinePassed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Deadline:
-    """A moment on `time.perf_counter`'s clock; by default there is none."""
+    """A moment on `time.perf_counter`'s clock, by default there is none; or an earlier one, when
+    whoever asked is found to have gone.
+    """
 
     at: float = math.inf
 
@@ -23,6 +25,11 @@ class Deadline:
     def left(self) -> float:
         """Seconds until then; at least 0."""
         return max(0.0, self.at - time.perf_counter())
+
+    def give_up(self) -> None:
+        """Nobody waits any more; called from any thread."""
+        assert self is not NEVER, "what never ends is everybody's"
+        self.at = -math.inf
 
     def require(self) -> None:
         """Refuse to begin what nobody waits for any more.

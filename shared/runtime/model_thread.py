@@ -16,6 +16,7 @@ from typing import Generic, Self, TypeVar
 
 from shared.errors import DeadlinePassed, Overloaded
 from shared.runtime.deadline import NEVER, Deadline
+from shared.runtime.retry import Throughput, spread_out
 from shared.runtime.schedule import Schedule, is_short
 from shared.runtime.work import (
     PRIORITIES,
@@ -69,6 +70,8 @@ class ModelThread(Generic[W, R]):
         name: of the thread, for stack dumps.
         schedule: forms the steps; used on this thread only.
         max_waiting: works of a class queued or running beyond which `run` raises `Overloaded`.
+        max_waiting_rows: rows they may have left together; 0 is no bound. A work that is alone may
+            have more.
         on_start: called on the thread when a work begins, with the seconds it waited.
         on_step: called on the thread after every step; must be quick and thread-safe.
     """
@@ -79,6 +82,8 @@ class ModelThread(Generic[W, R]):
     max_waiting: int
     on_step: Callable[[Stepped], None] | None = None
     on_start: Callable[[float, Priority], object] | None = None
+    max_waiting_rows: int = 0
+    _throughput: Throughput = field(default_factory=Throughput)
     _entries: "deque[_Entry[W, R]]" = field(default_factory=deque)
     _errands: "list[Callable[[], None]]" = field(default_factory=list)
     _wake: threading.Condition = field(default_factory=threading.Condition)
@@ -122,10 +127,12 @@ class ModelThread(Generic[W, R]):
     def submit(self, work: W, deadline: Deadline = NEVER) -> "asyncio.Future[Completed[R]]":
         """Queue `work` at once; the future has its result, or whatever the engine failed it with.
         Cancelling the future drops the work at the next step's start. So does `deadline`, with
-        `DeadlinePassed`, where the work has not been in a step by then.
+        `DeadlinePassed`, where the work has not been in a step by then, and a claim that is not
+        `wanted` any more, wherever the work is.
 
         Raises:
-            Overloaded: the queue is full or the thread is closing.
+            Overloaded: the queue is full, and may have room after the time all that waits takes; or
+                the thread is closing.
         """
         loop = asyncio.get_running_loop()
         now = time.perf_counter()
@@ -133,11 +140,22 @@ class ModelThread(Generic[W, R]):
         with self._wake:
             if self._closed:
                 raise _closing()
-            if (waiting := self.waiting_as(work.claim.priority)) >= self.max_waiting:
-                raise Overloaded(f"{waiting} works are waiting, the most allowed")
+            self._require_room(work)
             self._entries.append(entry)
             self._wake.notify()
         return entry.done
+
+    def _require_room(self, work: W) -> None:
+        waiting = [e.rows for e in self._waiting() if e.claim.priority == work.claim.priority]
+        rows, most = sum(waiting), self.max_waiting_rows
+        if len(waiting) >= self.max_waiting:
+            problem = f"{len(waiting)} works are waiting, the most allowed"
+        elif most and waiting and rows + work.rows > most:
+            problem = f"{rows} rows are waiting, and {work.rows} more are more than {most}"
+        else:
+            return
+        seconds = self._throughput.seconds_for(rows)
+        raise Overloaded(problem, retry_after=spread_out(seconds))
 
     def post(self, errand: Callable[[], None]) -> None:
         """Run `errand` on the thread between two steps: how what a step may be using is given
@@ -187,12 +205,16 @@ class ModelThread(Generic[W, R]):
             return None
 
     def _drop(self, entry: _Entry[W, R]) -> bool:
-        """Whether nobody waits for a work that waits; who has stopped by a deadline is told so."""
+        """Whether nobody waits for a work that waits; who has stopped by a deadline, or by closing
+        its session, is told so.
+        """
         if entry.cancelled:
             return True
-        if entry.started:
+        if entry.started and entry.claim.wanted:
             return False
         try:
+            if not entry.claim.wanted:
+                raise DeadlinePassed("the session was closed: this was not done")
             entry.deadline.require()
         except DeadlinePassed as error:
             late: tuple[_Entry[W, R], R | Failed] = (entry, Failed(error))
@@ -218,10 +240,11 @@ class ModelThread(Generic[W, R]):
         for entry, _ in batch:
             if charged:
                 entry.compute_seconds += seconds * entry.work.charge / charged
+        rows = dict.fromkeys(PRIORITIES, 0)
+        for entry, count in batch:
+            rows[entry.claim.priority] += count
+        self._throughput.took(sum(rows.values()), seconds)
         if self.on_step is not None:
-            rows = dict.fromkeys(PRIORITIES, 0)
-            for entry, count in batch:
-                rows[entry.claim.priority] += count
             self.on_step(Stepped(seconds, rows, self._parked))
 
     def _settle(

@@ -17,12 +17,14 @@ class Claim:
     """On whose behalf works are run: one object per session, the same in all its works.
 
     `client` names whom shares of an engine are counted for. `live` is set to false, from any
-    thread, with the session's last token: nothing of it will come back.
+    thread, with the session's last token: nothing of it will come back. So is `wanted` when the
+    session is closed: what waits of it is not begun, and what has begun goes no further.
     """
 
     client: str = ""
     priority: Priority = "normal"
     live: bool = True
+    wanted: bool = True
 
     @property
     def urgent(self) -> bool:

@@ -235,7 +235,7 @@ class MemoryContexts:
     def _remove(self, session: str) -> Context | None:
         context = self._contexts.pop(session, None)
         if context is not None:
-            context.claim.live = False
+            context.claim.live = context.claim.wanted = False
             self._held -= context.counted
             context.counted = 0
         return context

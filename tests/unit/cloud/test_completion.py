@@ -203,7 +203,7 @@ async def test_a_full_queue_is_503_with_retry_after_and_the_session_goes_on_late
         fault = decode(answer.content, limit=LIMIT)
         assert isinstance(fault, Fault)
         assert (answer.status_code, fault.code, fault.retryable) == (503, "overloaded", True)
-        assert answer.headers["retry-after"] == "1"
+        assert answer.headers["retry-after"] in ("1", "2")
         assert cloud.outcomes()[("complete", "overloaded")] == 1
         cloud.model.gate.set()
         await busy
