@@ -27,12 +27,20 @@ It knows neither HTTP libraries nor the wire; `shared.web` renders these and
 
 from collections.abc import Mapping
 
+# Characters of a message and of a field's name: what is wrong may be as long as a request.
+MOST_TOLD, MOST_NAMED = 1000, 200
+
+
+def shortened(text: str, most: int) -> str:
+    """`text`, or its beginning and an ellipsis in `most` characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
 
 class TandemError(Exception):
     """Base of every error Tandem raises on purpose.
 
     Args:
-        message: one sentence for a person, naming what was wrong.
+        message: one sentence for a person, naming what was wrong; cut where it is long.
         code: a stable machine-readable word; defaults to the class's own.
         field: the request field at fault, where there is one.
         retry_after: seconds after which a retry may succeed.
@@ -50,9 +58,9 @@ class TandemError(Exception):
         field: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message := shortened(message, MOST_TOLD))
         self.message = message
-        self.field = field
+        self.field = None if field is None else shortened(field, MOST_NAMED)
         self.retry_after = retry_after
         if code is not None:
             self.code = code

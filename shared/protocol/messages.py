@@ -32,7 +32,8 @@ Digest = Annotated[bytes, Field(strict=True, min_length=DIGEST_BYTES, max_length
 Revision = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 Position = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 TokenId = Annotated[int, Field(strict=True, ge=0, lt=MAX_VOCABULARY)]
-Tokens = Annotated[tuple[TokenId, ...], Field(max_length=MAX_BLOCK_TOKENS)]
+# The first wrong one is told: an account of each of 100,000 would take a second, and 100 MB.
+Tokens = Annotated[tuple[TokenId, ...], Field(max_length=MAX_BLOCK_TOKENS, fail_fast=True)]
 Seconds = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True, max_length=4096)]
 Codec = Literal["fp32", "fp16", "int8"]
@@ -86,7 +87,7 @@ class Sampling:
     min_new_tokens: Annotated[int, Field(strict=True, ge=0)] = 0
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**64)] = 0
     index: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
-    eos_ids: tuple[TokenId, ...] = ()
+    eos_ids: Tokens = ()
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID_EXTRA
 

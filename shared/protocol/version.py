@@ -26,3 +26,8 @@ MAX_BLOCK_TOKENS = 131_072
 MAX_HIDDEN = 65_536
 MAX_VOCABULARY = 2_000_000
 MAX_SESSION_ID = 64
+# Of one message: the fields of a map in it, its arrays (a log's entry has four), and all values
+# together (a report that tells as many tokens and disagreements as there can be has most).
+MAX_FIELDS = 64
+MAX_ARRAYS = 8
+MAX_VALUES = 8 * MAX_BLOCK_TOKENS

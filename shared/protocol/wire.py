@@ -15,6 +15,7 @@ import msgpack
 from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import Malformed, TooLarge
+from shared.protocol.bounds import require_bounded
 from shared.protocol.messages import (
     Block,
     Close,
@@ -23,12 +24,21 @@ from shared.protocol.messages import (
     Opening,
     Report,
 )
-from shared.protocol.version import MAX_BLOCK_TOKENS, MAX_BLOCKS, PROTOCOL_VERSION
+from shared.protocol.version import (
+    MAX_BLOCK_TOKENS,
+    MAX_BLOCKS,
+    MAX_FIELDS,
+    PROTOCOL_VERSION,
+)
 
 MAGIC = b"TD"
 _HEADER = struct.Struct("<2sBBI")
 _TRAILER = struct.Struct("<I")
 OVERHEAD_BYTES = _HEADER.size + _TRAILER.size
+
+# What a payload of so few bytes claims costs less than to look at it twice: at worst a thousand
+# arrays inside each other, of a thousand values each.
+_SMALL = 1024
 
 _KINDS: dict[int, TypeAdapter[Any]] = {
     1: TypeAdapter(Block),
@@ -147,23 +157,40 @@ def unpack(payload: bytes) -> dict[str, Any]:
     """Return the map that `pack` made, its arrays as tuples; its values are yet to be validated.
 
     Raises:
-        Malformed: the bytes are no such map.
+        Malformed: the bytes are no such map, name a field twice, or claim more than one holds.
     """
+    if len(payload) > _SMALL:
+        require_bounded(payload)
     try:
         found = msgpack.unpackb(
             payload,
             use_list=False,
             raw=False,
             strict_map_key=True,
-            max_array_len=MAX_BLOCK_TOKENS,
-            max_map_len=64,
+            max_array_len=min(len(payload), MAX_BLOCK_TOKENS),
+            max_map_len=MAX_FIELDS,
             max_ext_len=0,
+            ext_hook=_no_extension,
+            object_pairs_hook=_without_doubles,
         )
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise Malformed(f"the payload is no msgpack map: {error}", code="malformed") from error
     if not isinstance(found, dict):
         raise Malformed("the payload is no msgpack map", code="malformed")
     return found
+
+
+def _without_doubles(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Two readers could take a field that is there twice for two different things."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a field is there twice")
+    return found
+
+
+def _no_extension(code: int, content: bytes) -> None:
+    """`max_ext_len` lets those through that hold nothing."""
+    raise ValueError(f"extension type {code} of {len(content)} bytes")
 
 
 def _map(value: Any) -> dict[str, object]:

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from shared.errors import Fenced, TandemError, Unauthorized
+from shared.errors import MOST_NAMED, MOST_TOLD, Fenced, TandemError, Unauthorized, shortened
 from shared.protocol.messages import Fault
 from shared.protocol.version import MEDIA_TYPE
 from shared.protocol.wire import encode
@@ -36,7 +36,7 @@ def fault_of(error: TandemError) -> Fault:
     """The wire's form of an error."""
     return Fault(
         code=error.code,
-        message=error.message[:4096],
+        message=error.message,
         retryable=error.retryable,
         field=error.field,
         revision=error.revision if isinstance(error, Fenced) else None,
@@ -85,11 +85,12 @@ def _on_validation_error(request: Request, error: Exception) -> Response:
     path = [part for part in first["loc"] if part != "body"]
     if not path and not _is_json(sent := request.headers.get("content-type", "")):
         return _other_type(sent)
-    field = ".".join(map(str, path)) or "body"
+    field = shortened(".".join(map(str, path)), MOST_NAMED) or "body"
     unknown = first["type"] == "extra_forbidden"
     message = f"{field}: {'unknown field' if unknown else first['msg']}"
     if (hint := _allowed(request, path, unknown=unknown)) is not None:
         message = f"{message}; allowed: {hint}"
+    message = shortened(message, MOST_TOLD)
     return JSONResponse({"error": message, "error_type": "validation", "field": field}, 422)
 
 
@@ -102,7 +103,8 @@ def _is_json(content_type: str) -> bool:
 
 def _other_type(sent: str) -> Response:
     """A body that was not looked into: what `curl -d` sends is announced as a form."""
-    message = f"the body is announced as {sent or 'nothing'}: send `Content-Type: application/json`"
+    sent = shortened(sent, MOST_NAMED) or "nothing"
+    message = f"the body is announced as {sent}: send `Content-Type: application/json`"
     return JSONResponse({"error": message, "error_type": "media_type", "field": "body"}, 415)
 
 
@@ -121,8 +123,9 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.detail == _UNPARSED:
         return _no_json()
+    message = shortened(str(error.detail), MOST_TOLD)
     return JSONResponse(
-        {"error": str(error.detail), "error_type": "http"}, error.status_code, headers=error.headers
+        {"error": message, "error_type": "http"}, error.status_code, headers=error.headers
     )
 
 

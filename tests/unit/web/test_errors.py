@@ -156,9 +156,26 @@ async def test_retry_after_is_whole_seconds_rounded_up(
     assert (await post(GOOD, error)).headers.get("retry-after") == header
 
 
-async def test_a_message_longer_than_a_fault_may_be_is_cut() -> None:
-    answer = await post(GOOD, Malformed("x" * 10_000), accept=MEDIA_TYPE)
-    assert decode(answer.content, limit=1 << 14) == Fault(code="malformed", message="x" * 4096)
+async def test_what_is_told_of_a_long_fault_is_short() -> None:
+    error = Malformed("x" * 10_000, field="y" * 10_000)
+    answer = await post(GOOD, error, accept=MEDIA_TYPE)
+    told = Fault(code="malformed", message="x" * 999 + "…", field="y" * 199 + "…")
+    assert decode(answer.content, limit=1 << 14) == told
+    assert len((await post(GOOD, error)).text) < 1400
+
+
+async def test_what_is_told_of_a_long_name_is_short() -> None:
+    name = "y" * 100_000
+    answer = await post(b'{"text": "a", "' + name.encode() + b'": 1}')
+    assert answer.status_code == 422
+    assert answer.json()["field"] == "y" * 199 + "…"
+    assert len(answer.text) < 1400
+
+
+async def test_what_is_told_of_a_long_media_type_is_short() -> None:
+    answer = await post(GOOD, None, **{"content-type": "x/" + "y" * 100_000})
+    assert answer.status_code == 415
+    assert len(answer.text) < 400
 
 
 @pytest.mark.parametrize("accept", ["application/json", MEDIA_TYPE])
