@@ -7,7 +7,7 @@ session has gone on elsewhere, `Invalid` where the cloud cannot do what the requ
 """
 
 import json
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 
@@ -37,6 +37,7 @@ FAULT_CODES = frozenset(
     }
 )
 _LONGEST_RETRY_SECONDS = 3600.0
+_PLAIN = {"accept-encoding": "identity"}
 
 
 @dataclass(slots=True)
@@ -68,15 +69,14 @@ class CloudClient:
         timeouts = self.http.timeout if seconds is None else httpx.Timeout(seconds)
         url = self._url(at, PATH_MANIFEST)
         request = self.http.build_request(
-            "GET", url, timeout=timeouts, extensions=_extensions(at, timeouts)
+            "GET", url, headers=_PLAIN, timeout=timeouts, extensions=_extensions(at, timeouts)
         )
-        with _mapped():
-            response = await self.http.send(request)
+        response, body = await self._whole(request)
         if response.status_code != httpx.codes.OK:
-            raise _refusal(response.status_code, response.content, response.headers, self.limit)
+            raise _refusal(response.status_code, body, response.headers, self.limit)
         try:
-            manifest = json.loads(response.content)
-        except ValueError as error:
+            manifest = json.loads(body)
+        except (ValueError, RecursionError) as error:
             raise CloudLost("the cloud's manifest is no JSON", reason="malformed") from error
         if not isinstance(manifest, dict):
             raise CloudLost("the cloud's manifest is no JSON object", reason="malformed")
@@ -95,12 +95,11 @@ class CloudClient:
         """
         body = _body(blocks)
         traffic.bytes_up += len(body)
-        with _mapped():
-            response = await self.http.send(self._request(PATH_BLOCKS, body, at, seconds))
-        traffic.bytes_down += len(response.content)
+        response, answer = await self._whole(self._request(PATH_BLOCKS, body, at, seconds))
+        traffic.bytes_down += len(answer)
         if response.status_code != httpx.codes.OK:
-            raise _refusal(response.status_code, response.content, response.headers, self.limit)
-        return self._report(response.content, blocks[0].session)
+            raise _refusal(response.status_code, answer, response.headers, self.limit)
+        return self._report(answer, blocks[0].session)
 
     async def stream(
         self, blocks: Sequence[Block], traffic: Traffic, at: Replica | None = None
@@ -112,11 +111,11 @@ class CloudClient:
             response = await self.http.send(self._request(PATH_STREAM, sent, at), stream=True)
             async with aclosing(response):
                 if response.status_code != httpx.codes.OK:
-                    body = await response.aread()
+                    body = await self._read(response)
                     traffic.bytes_down += len(body)
                     raise _refusal(response.status_code, body, response.headers, self.limit)
                 buffer = b""
-                async for chunk in response.aiter_bytes():
+                async for chunk in _raw(response):
                     traffic.bytes_down += len(chunk)
                     buffer += chunk
                     while (length := self._complete(buffer)) is not None:
@@ -128,8 +127,26 @@ class CloudClient:
     async def close(self, session: str, revision: int, at: Replica | None = None) -> None:
         """Tell the cloud that a session is over."""
         closing = encode(Close(session=session, revision=revision))
+        await self._whole(self._request(PATH_CLOSE, closing, at))
+
+    async def _whole(self, request: httpx.Request) -> tuple[httpx.Response, bytes]:
+        """Send a request; return the answer and its body."""
         with _mapped():
-            await self.http.send(self._request(PATH_CLOSE, closing, at))
+            response = await self.http.send(request, stream=True)
+            async with aclosing(response):
+                return response, await self._read(response)
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        """The body of an answer, of which no more is taken in than the largest report has."""
+        body = b""
+        async for piece in _raw(response):
+            body += piece
+            if len(body) > self.limit:
+                raise CloudLost(
+                    f"the cloud's answer is over the limit of {self.limit} bytes",
+                    reason="malformed",
+                )
+        return body
 
     def _url(self, at: Replica | None, path: str) -> httpx.URL:
         base = at.url if at is not None else None
@@ -179,6 +196,15 @@ class CloudClient:
         if not isinstance(message, Report) or message.session != session:
             raise CloudLost("the cloud's answer is not this session's report", reason="malformed")
         return message
+
+
+def _raw(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The body of an answer as it arrives. None was asked to be compressed, and of one that is
+    nobody knows how much it becomes.
+    """
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise CloudLost("the cloud's answer is compressed", reason="malformed")
+    return response.aiter_bytes()
 
 
 def _body(blocks: Sequence[Block]) -> bytes:
