@@ -15,7 +15,7 @@ install: $(STAMP) ## .venv in the repository root with everything the other targ
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[edge,cloud,load,train,bench,dev]' && touch $@
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[edge,cloud,tracing,load,train,bench,dev]' && touch $@
 
 fmt: $(STAMP) ## format the code and fix what ruff can fix
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .

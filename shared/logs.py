@@ -12,6 +12,7 @@ import time
 from contextvars import ContextVar
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
 
 # `color_message` is uvicorn's own, the message once more for a terminal.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
@@ -37,6 +38,8 @@ class JsonFormatter(logging.Formatter):
         }
         if (rid := request_id.get()) is not None:
             line["request_id"] = rid
+        if (trace := trace_id.get()) is not None:
+            line["trace_id"] = trace
         line |= {k: v for k, v in vars(record).items() if k not in _STANDARD}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -3,6 +3,7 @@ plain values.
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -26,7 +27,7 @@ from services.cloud.routes import RULES, Surface
 from services.cloud.settings import Settings
 from services.cloud.verifier import Verifier
 from services.cloud.welcome import Welcome
-from shared import __version__, environment
+from shared import __version__, environment, tracing
 from shared.access import open_door
 from shared.decoding.sampling import Choice
 from shared.errors import BadModel
@@ -41,6 +42,7 @@ from shared.web.direct import Direct
 from shared.web.metrics import Gauges
 from shared.web.middleware import BodyLimit, RequestId
 from shared.web.observe import observation_routes
+from shared.web.traced import Traced, flushed
 
 SWEEP_SECONDS = 5.0
 
@@ -84,6 +86,7 @@ def create_app(settings: Settings, model: SpanModel, lifecycle: Lifecycle | None
         budget_bytes=settings.context_bytes,
     )
     metrics.tau.set(tau)
+    tracer = _tracer(settings, metrics)
     shown = _shown(welcome, manifest.compute_format)
     told = {"version": __version__, "model": manifest.model, **shown}
     metrics.build.info({key: str(value) for key, value in told.items()})
@@ -91,16 +94,20 @@ def create_app(settings: Settings, model: SpanModel, lifecycle: Lifecycle | None
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         pause = min(SWEEP_SECONDS, settings.context_ttl_seconds / 2)
-        with thread:
-            async with _swept(store, pause):
-                yield
-            await store.aclose()
+        async with flushed(tracer, lifecycle):
+            with thread:
+                async with _swept(store, pause):
+                    yield
+                await store.aclose()
 
     app = FastAPI(title="Tandem cloud", lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
     app.state.metrics = metrics
     surface = Surface(completion, metrics, shown, settings.max_body_bytes)
     _surround(app, settings, surface)
+    if tracer is not None:
+        told_of_all = {"gen_ai.request.model": manifest.model}
+        app.add_middleware(Traced, tracer=tracer, paths=surface.posts(), attributes=told_of_all)
     app.include_router(observation_routes(registry, lifecycle, lambda: shown))
     app.include_router(surface.routes())
     return app
@@ -152,6 +159,17 @@ def _memory(
         release=lambda cache: thread.post(cache.close),
         prefix_bytes=settings.prefix_bytes,
         on_change=metrics.changed,
+    )
+
+
+def _tracer(settings: Settings, metrics: CloudMetrics) -> tracing.Tracer | None:
+    if not settings.traces_url:
+        return None
+    return tracing.tracer_to(
+        settings.traces_url,
+        share=settings.traces_share,
+        resource=tracing.resource_of("tandem-cloud", socket.gethostname(), __version__),
+        dropped=metrics.spans_dropped.inc,
     )
 
 

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from services.cloud.completion import Completion
 from services.cloud.metrics import CloudMetrics
+from shared import tracing
 from shared.errors import Invalid, Malformed, TandemError
 from shared.protocol.messages import Block, Close, Report, Want
 from shared.protocol.version import (
@@ -135,6 +136,8 @@ class Surface:
     def _observed(self, operation: str) -> Iterator[None]:
         began = time.perf_counter()
         outcome = "cancelled"
+        span = tracing.current()
+        span.set({"tandem.operation": operation})
         self.metrics.running.inc()
         try:
             yield
@@ -142,6 +145,7 @@ class Surface:
         except TandemError as error:
             outcome = error.code
             self.metrics.refused(error)
+            span.fail(error.code)
             raise
         except Exception:
             outcome = "internal"

@@ -5,6 +5,7 @@ before, and left to them after.
 from services.cloud.contexts import Context, ContextStore
 from services.cloud.engine import Choices, Pass
 from services.cloud.passes import Observer
+from shared import tracing
 from shared.model import Loan
 from shared.protocol.messages import HiddenBlock
 from shared.runtime.model_thread import ModelThread
@@ -34,7 +35,13 @@ async def run(
         looked_at = min((pick.row for pick in work.picks), default=work.rows - 1)
         if rows <= looked_at and (coded is None or rows <= lender.states.end):
             work.loan = Loan(lender.cache, rows)
+    rows = work.rows
     completed = await thread.run(work, work.deadline)
+    span = tracing.current()
+    if span.recording:
+        span.add("tandem.rows", rows - work.borrowed)
+        span.add("tandem.queue_seconds", completed.queue_seconds)
+        span.add("tandem.compute_seconds", completed.compute_seconds)
     if found is not None and work.borrowed and coded is not None:
         coded.insert(0, found[0].states.slice(0, work.borrowed))
     if first and not context.passes:

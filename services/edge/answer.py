@@ -18,9 +18,11 @@ from services.edge.schemas import Details, TokenView, Usage
 from services.edge.spent import Spent
 from services.edge.text import StreamDecoder
 from services.edge.verified import Waits
+from shared import tracing
 from shared.errors import Draining, Overloaded, TandemError
 from shared.runtime.lifecycle import Lifecycle
 from shared.runtime.work import Priority
+from shared.tracing import Attribute, Span
 
 _log = logging.getLogger(__name__)
 
@@ -79,11 +81,14 @@ class Answer:
     text: str = ""
     finished: bool = False
     views: list[TokenView] = field(default_factory=list)
+    span: Span = field(default_factory=tracing.current)
     _last: float = 0.0
 
     async def tokens(self) -> AsyncGenerator[TokenView]:
         """Yield tokens with their text until the answer is finished, and keep the metrics of it."""
         failure = "cancelled"
+        # Somebody who hangs up ends the request before what makes the answer has an end.
+        self.span.hold()
         with self.load.serving(self.metrics, self.generation.state.claim.priority):
             try:
                 async with aclosing(self.generation.tokens()) as tokens:
@@ -104,6 +109,7 @@ class Answer:
                 raise
             finally:
                 self._account(failure)
+                self.span.end()
 
     def _view(self, token: Token) -> TokenView:
         """Give a token its text, and finish the sequence where a stop string was completed."""
@@ -180,6 +186,7 @@ class Answer:
             metrics.inter_token.labels(mode=mode).observe(now - self._last)
         else:
             metrics.first_token.labels(mode=mode).observe(now - self.began)
+            self.span.event("first_token", now - self.began)
         self._last = now
         self.views.append(view)
 
@@ -195,6 +202,8 @@ class Answer:
         metrics.degraded.inc(generation.degraded)
         metrics.repaired.inc(generation.repaired)
         self._tell(failure, elapsed)
+        if self.span.recording:
+            self._trace("ok" if self.finished else failure)
         metrics.prompt_tokens.inc(generation.sequence.prompt_tokens)
         metrics.prompt_length.observe(generation.sequence.prompt_tokens)
         if generation.uplink is not None:
@@ -202,6 +211,29 @@ class Answer:
             codec = opening.codec if opening.split else "ids"
             metrics.uplink.labels(codec=codec).inc(generation.uplink.traffic.bytes_up)
             metrics.downlink.inc(generation.uplink.traffic.bytes_down)
+
+    def _trace(self, outcome: str) -> None:
+        """What the request's span tells, by OpenTelemetry's conventions where there is a word."""
+        generation, usage = self.generation, self._usage()
+        told: dict[str, Attribute] = {
+            "gen_ai.operation.name": "text_completion",
+            "gen_ai.provider.name": "tandem",
+            "gen_ai.usage.input_tokens": usage.prompt_tokens,
+            "gen_ai.usage.output_tokens": usage.completion_tokens,
+            "tandem.mode": generation.rules.mode,
+            "tandem.priority": generation.state.claim.priority,
+            "tandem.outcome": outcome,
+            "tandem.degraded": generation.degraded,
+            "tandem.edge_compute_seconds": usage.edge_compute_seconds,
+            "tandem.cloud_compute_seconds": usage.cloud_compute_seconds,
+            "tandem.network_seconds": usage.network_seconds,
+        }
+        told |= {f"tandem.tokens.{k}": n for k, n in usage.tokens_by_source.items()}
+        if self.finished:
+            told["gen_ai.response.finish_reasons"] = [str(generation.sequence.finish_reason)]
+        self.span.set(told)
+        if outcome not in ("ok", "cancelled"):
+            self.span.fail(outcome)
 
     def _tell(self, failure: str, seconds: float) -> None:
         """One line of log for the whole request; what was asked and answered is not in it."""

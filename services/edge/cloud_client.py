@@ -27,6 +27,7 @@ from shared.protocol.version import (
     PATH_STREAM,
 )
 from shared.protocol.wire import decode, encode, frame_length
+from shared.tracing import NO_SPAN, Span
 
 _HEADER_BYTES = 8
 FAULT_CODES = frozenset(
@@ -38,6 +39,8 @@ FAULT_CODES = frozenset(
 )
 _LONGEST_RETRY_SECONDS = 3600.0
 _PLAIN = {"accept-encoding": "identity"}
+# Attributes of a round trip's span.
+BYTES_UP, BYTES_DOWN = "tandem.bytes_up", "tandem.bytes_down"
 
 
 @dataclass(slots=True)
@@ -89,34 +92,46 @@ class CloudClient:
         at: Replica | None = None,
         *,
         seconds: float | None = None,
+        span: Span = NO_SPAN,
     ) -> Report:
         """Send blocks of one session in one body; return the report they are answered with, which
         may take so many `seconds`, if these are fewer than the client's.
         """
         body = _body(blocks)
         traffic.bytes_up += len(body)
-        response, answer = await self._whole(self._request(PATH_BLOCKS, body, at, seconds))
+        span.add(BYTES_UP, len(body))
+        response, answer = await self._whole(self._request(PATH_BLOCKS, body, at, seconds, span))
         traffic.bytes_down += len(answer)
+        span.add(BYTES_DOWN, len(answer))
         if response.status_code != httpx.codes.OK:
             raise _refusal(response.status_code, answer, response.headers, self.limit)
         return self._report(answer, blocks[0].session)
 
     async def stream(
-        self, blocks: Sequence[Block], traffic: Traffic, at: Replica | None = None
+        self,
+        blocks: Sequence[Block],
+        traffic: Traffic,
+        at: Replica | None = None,
+        *,
+        span: Span = NO_SPAN,
     ) -> AsyncGenerator[Report]:
         """Send blocks of one session in one body; yield the reports that follow as they come."""
         sent = _body(blocks)
         traffic.bytes_up += len(sent)
+        span.add(BYTES_UP, len(sent))
         with _mapped():
-            response = await self.http.send(self._request(PATH_STREAM, sent, at), stream=True)
+            request = self._request(PATH_STREAM, sent, at, span=span)
+            response = await self.http.send(request, stream=True)
             async with aclosing(response):
                 if response.status_code != httpx.codes.OK:
                     body = await self._read(response)
                     traffic.bytes_down += len(body)
+                    span.add(BYTES_DOWN, len(body))
                     raise _refusal(response.status_code, body, response.headers, self.limit)
                 buffer = b""
                 async for chunk in _raw(response):
                     traffic.bytes_down += len(chunk)
+                    span.add(BYTES_DOWN, len(chunk))
                     buffer += chunk
                     while (length := self._complete(buffer)) is not None:
                         yield self._report(buffer[:length], blocks[0].session)
@@ -124,10 +139,12 @@ class CloudClient:
                 if buffer:
                     raise CloudLost("the cloud's stream ended within a report", reason="broken")
 
-    async def close(self, session: str, revision: int, at: Replica | None = None) -> None:
+    async def close(
+        self, session: str, revision: int, at: Replica | None = None, *, span: Span = NO_SPAN
+    ) -> None:
         """Tell the cloud that a session is over."""
         closing = encode(Close(session=session, revision=revision))
-        await self._whole(self._request(PATH_CLOSE, closing, at))
+        await self._whole(self._request(PATH_CLOSE, closing, at, span=span))
 
     async def _whole(self, request: httpx.Request) -> tuple[httpx.Response, bytes]:
         """Send a request; return the answer and its body."""
@@ -157,7 +174,12 @@ class CloudClient:
         return url
 
     def _request(
-        self, path: str, body: bytes, at: Replica | None, seconds: float | None = None
+        self,
+        path: str,
+        body: bytes,
+        at: Replica | None,
+        seconds: float | None = None,
+        span: Span = NO_SPAN,
     ) -> httpx.Request:
         """A request as the client would build it, but for its default headers and for what it would
         find out anew each time: the URL, and which headers are overridden.
@@ -168,7 +190,7 @@ class CloudClient:
         return httpx.Request(
             "POST",
             self._url(at, path),
-            headers=_headers(timeouts.read),
+            headers=[*_headers(timeouts.read), *span.headers()],
             cookies=self.http.cookies or None,
             content=body,
             extensions=_extensions(at, timeouts),
@@ -246,7 +268,8 @@ def _mapped() -> Iterator[None]:
     except httpx.RemoteProtocolError as error:
         raise CloudLost("the cloud broke off its answer", reason="broken") from error
     except httpx.HTTPError as error:
-        raise CloudLost(f"the connection to the cloud failed: {error}", reason="broken") from error
+        # Its words are its own, and may quote what was sent.
+        raise CloudLost("the connection to the cloud failed", reason="broken") from error
 
 
 def _refusal(status: int, body: bytes, headers: httpx.Headers, limit: int) -> TandemError:

@@ -139,8 +139,9 @@ class DraftUplink(Uplink):
 
     async def _listen(self, blocks: list[Block]) -> None:
         at = await self.route.here()
-        with self._watched("stream", at, blocks[0].revision):
-            async with aclosing(self.client.stream(blocks, self.traffic, at)) as reports:
+        with self._watched("stream", at, blocks[0].revision) as span:
+            sent = self.client.stream(blocks, self.traffic, at, span=span)
+            async with aclosing(sent) as reports:
                 async for report in reports:
                     self._take(report, at)
                     self._hear(report, blocks)

@@ -32,7 +32,7 @@ from services.edge.routes import RULES, Surface
 from services.edge.settings import Settings
 from services.edge.text import TextCodec
 from services.edge.transport import PooledTransport
-from shared import __version__, environment
+from shared import __version__, environment, tracing
 from shared.access import open_door
 from shared.errors import BadModel
 from shared.model import Manifest, SpanModel
@@ -47,6 +47,7 @@ from shared.web.access import Access
 from shared.web.metrics import Gauges
 from shared.web.middleware import BodyLimit, RequestId
 from shared.web.observe import observation_routes
+from shared.web.traced import Traced, flushed
 
 # How long an idle connection to the cloud is kept: a new one costs a round trip. Shorter than the
 # cloud keeps its side (`serving.KEEP_ALIVE_SECONDS`), so that no request meets one being closed.
@@ -90,6 +91,7 @@ def create_app(
         controller=_controller(settings, manifest),
         chances={kind: _chances(model, manifest.split, kind) for kind in ("greedy", "sampled")},
     )
+    tracer = _tracer(settings, metrics)
     link = cloud.side.link if cloud else None
     serving = cloud.side.replicas.count_serving if cloud else None
     metrics.show(exits=sorted(model.exits), link=link, serving=serving)
@@ -99,6 +101,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(flushed(tracer, lifecycle))
             stack.enter_context(thread)
             if cloud is not None:
                 await stack.enter_async_context(_connected(cloud, manifest, settings, lifecycle))
@@ -108,6 +111,9 @@ def create_app(
     errors.install(app)
     app.state.metrics = metrics
     _surround(app, settings)
+    if tracer is not None:
+        model_told = {"gen_ai.request.model": manifest.model}
+        app.add_middleware(Traced, tracer=tracer, paths=["/generate"], attributes=model_told)
     app.include_router(observation_routes(registry, lifecycle, lambda: shown | _state(answering)))
     app.include_router(Surface(answering, settings.heartbeat_seconds).routes())
     return app
@@ -149,6 +155,17 @@ def _controller(settings: Settings, manifest: Manifest) -> Controller:
         ahead=settings.draft_ahead,
         upper=1 - (manifest.split or 0) / manifest.depth,
         seen=Measured(),
+    )
+
+
+def _tracer(settings: Settings, metrics: EdgeMetrics) -> tracing.Tracer | None:
+    if not settings.traces_url:
+        return None
+    return tracing.tracer_to(
+        settings.traces_url,
+        share=settings.traces_share,
+        resource=tracing.resource_of("tandem-edge", _name(settings), __version__),
+        dropped=metrics.spans_dropped.inc,
     )
 
 

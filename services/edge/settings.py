@@ -129,6 +129,11 @@ class Settings(BaseSettings):
     drain_seconds: int = Field(default=0, ge=0)
     # Seconds that requests under way get after that.
     grace_seconds: int = Field(default=10, ge=0)
+    # Where spans of traces go, by OTLP over HTTP: `http://collector:4318/v1/traces`; empty traces
+    # nothing.
+    traces_url: str = Field(default="", pattern=r"^(https?://\S+)?$", repr=False)
+    # Share of the traces that begin here; one a caller has begun is as the caller decided.
+    traces_share: float = Field(default=1.0, ge=0, le=1)
     # Lowest level of the JSON logs on standard error: `DEBUG`, `INFO`, `WARNING` or `ERROR`.
     log_level: str = Field(default="INFO", pattern="(?i)^(debug|info|warning|error)$")
 

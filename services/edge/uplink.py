@@ -17,11 +17,13 @@ from services.edge.chain import Chain
 from services.edge.cloud_client import CloudClient, Traffic
 from services.edge.link import Link
 from services.edge.replicas import Replica
+from services.edge.round_trips import came_back, set_out
 from services.edge.route import RETRIES, Route
 from services.edge.spent import Spent
 from shared.errors import CloudLost, Fenced, TandemError, Unfit
 from shared.protocol.messages import Block, HiddenBlock, Report, Want
 from shared.runtime.background import Background
+from shared.tracing import Span
 
 RESENDS = 3  # times a cloud may ask for earlier nodes within one need
 
@@ -138,8 +140,8 @@ class Uplink:
         self.spent.requests += 1
         waited, cloud_seconds = 0.0, 0.0
         at = await self.route.here()
-        with self._watched("stream", at, block.revision):
-            reports = self.client.stream([block], self.traffic, at)
+        with self._watched("stream", at, block.revision) as span:
+            reports = self.client.stream([block], self.traffic, at, span=span)
             try:
                 while True:
                     began = time.perf_counter()
@@ -200,8 +202,8 @@ class Uplink:
         self, blocks: Sequence[Block], operation: str, seconds: float | None = None
     ) -> Report:
         at = await self.route.here()
-        with self._watched(operation, at, blocks[0].revision):
-            report = await self.client.post(blocks, self.traffic, at, seconds=seconds)
+        with self._watched(operation, at, blocks[0].revision) as span:
+            report = await self.client.post(blocks, self.traffic, at, seconds=seconds, span=span)
             self._take(report, at)
             return report
 
@@ -221,11 +223,12 @@ class Uplink:
             self.observer.moved()
 
     @contextmanager
-    def _watched(self, operation: str, at: Replica, revision: int) -> Iterator[None]:
-        """Tell replica, link and metrics how a request of a block of `revision` ended."""
+    def _watched(self, operation: str, at: Replica, revision: int) -> Iterator[Span]:
+        """Tell replica, link, metrics and trace how a request of a block of `revision` ended."""
         began, outcome = time.perf_counter(), "cancelled"
+        span = set_out(operation, at)
         try:
-            yield
+            yield span
             outcome = "ok"
         except CloudLost as error:
             outcome = error.reason
@@ -254,6 +257,7 @@ class Uplink:
             raise
         finally:
             self.observer.requested(operation, outcome, time.perf_counter() - began)
+            came_back(span, outcome)
 
     def _lost(self, at: Replica, error: CloudLost) -> None:
         """Note a request without a usable answer. What the cloud says of one session is no reason
@@ -295,6 +299,7 @@ class Uplink:
         for _ in range(tries):
             await asyncio.sleep(at.breaker.seconds_to_retry if tries > 1 else 0)
             # A failure is noted on the link; a cloud that stays away forgets by its time to live.
-            with suppress(CloudLost), self._watched("close", at, self.chain.revision):
-                await self.client.close(self.chain.session, self.chain.revision, at)
+            chain = self.chain
+            with suppress(CloudLost), self._watched("close", at, chain.revision) as span:
+                await self.client.close(chain.session, chain.revision, at, span=span)
                 return

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from shared import tracing
 from shared.errors import MOST_NAMED, MOST_TOLD, Fenced, TandemError, Unauthorized, shortened
 from shared.protocol.messages import Fault
 from shared.protocol.version import MEDIA_TYPE
@@ -53,6 +54,7 @@ def error_body(error: TandemError) -> dict[str, object]:
 
 def answer_to(request: Request, error: TandemError) -> Response:
     """The answer to a request that failed."""
+    tracing.current().fail(error.code)
     headers = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after))
@@ -91,6 +93,7 @@ def _on_validation_error(request: Request, error: Exception) -> Response:
     if (hint := _allowed(request, path, unknown=unknown)) is not None:
         message = f"{message}; allowed: {hint}"
     message = shortened(message, MOST_TOLD)
+    tracing.current().fail("validation")
     return JSONResponse({"error": message, "error_type": "validation", "field": field}, 422)
 
 

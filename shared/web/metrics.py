@@ -89,6 +89,11 @@ class ServiceMetrics:
             registry=registry,
         )
         self.build = Info("tandem_build", "Version, model and formats served", registry=registry)
+        self.spans_dropped = Counter(
+            "tandem_spans_dropped",
+            "Spans of traces that were not sent: no room, or the collector did not take them",
+            registry=registry,
+        )
         expect(self.rejections, REFUSALS)
         expect(self.connections_refused, REASONS)
         expect(self.queue, PRIORITIES)
