@@ -171,7 +171,6 @@ def test_a_refused_request_has_our_code_and_no_word_more(
     pair: Services, collector: Collector
 ) -> None:
     for parameters, code in (
-        ({"max_new_tokens": 10**6}, "invalid"),
         ({"priority": "emergency"}, "forbidden"),
         ({"colour": "green"}, "validation"),
     ):
