@@ -9,6 +9,7 @@ weights and the names of the modules that hold them, not models.
 """
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -17,6 +18,11 @@ from optimum.quanto import QLinear
 from torch import Tensor, nn
 
 from shared.model.packed_integers import Int4Linear, Int8Linear, biases, is_int4, is_int8
+
+# On CPUs with AMX oneDNN multiplies up to 32 rows of bfloat16 by one kernel and more by another, and
+# some sums round otherwise. Held to the instructions before AMX it multiplies a row the same way
+# beside any others. It reads this once, before its first product.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +38,8 @@ TOGETHER = {
 # oneDNN sums more inputs than this in parts where a row is alone, in one go where it is not: in
 # bfloat16 some sums round to another value. Two rows take as long as one.
 _WHOLE = 1024
+# Rows of the proof that these do not depend on how many there are: more than a kernel's tile has.
+_MANY = 40
 # Layouts made for about so many rows serve one row as well as hundreds.
 _ROWS = 16
 
@@ -153,16 +161,21 @@ def _plain_weight(linear: nn.Linear) -> Tensor:
 
 
 def _prove(linears: Sequence[nn.Module], packed: nn.Module) -> None:
-    """Hold one and several rows against the product of the layers themselves.
+    """Hold one and several rows against the product of the layers themselves, and in bfloat16 a row
+    beside few against the same beside many.
 
     Raises:
-        RuntimeError: they are not the same but for rounding.
+        RuntimeError: they are not the same but for rounding; or, of bfloat16, not to the bit.
     """
     generator = torch.Generator().manual_seed(0)
     first: Any = linears[0]
     dtype: torch.dtype = first.weight.dtype
-    rows = torch.randn(5, first.in_features, generator=generator).to(dtype)
-    for few in (rows[:1], rows):
+    rows = torch.randn(_MANY, first.in_features, generator=generator).to(dtype)
+    if dtype == torch.bfloat16:
+        alike = (packed(rows[:count])[0] for count in (1, 5))
+        if not all(torch.equal(each, packed(rows)[0]) for each in alike):
+            raise RuntimeError("in bfloat16 a row's product depends on the rows beside it here")
+    for few in (rows[:1], rows[:5]):
         expected = torch.cat([linear(few) for linear in linears], dim=-1).float()
         furthest = float((packed(few).float() - expected).abs().max())
         if not furthest <= ALLOWED[dtype] * (1 + float(expected.abs().max())):
