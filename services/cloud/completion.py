@@ -13,7 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from services.cloud.contexts import Behind, Context, ContextStore, Standing, VerifiedContext
+from services.cloud.contexts import (
+    Behind,
+    Context,
+    ContextStore,
+    Standing,
+    VerifiedContext,
+    key_of,
+)
 from services.cloud.engine import CloudEngine, Pass
 from services.cloud.passes import Observer, bytes_needed, plan, settle
 from services.cloud.running import leave, run
@@ -56,22 +63,26 @@ class Completion:
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     background: Background = field(default_factory=Background)
 
-    async def accept(self, blocks: Sequence[Block], deadline: Deadline | None = None) -> Report:
-        """Apply the blocks of a body, decide what the last one wants, and report.
+    async def accept(
+        self, blocks: Sequence[Block], deadline: Deadline | None = None, owner: str = ""
+    ) -> Report:
+        """Apply the blocks of a body, decide what the last one wants, and report. The session is
+        the `owner`'s, as everywhere here.
 
         Raises:
             Mismatch, Invalid, Malformed: the block is refused and the session untouched.
             Overloaded: no room now.
             Draining: this replica is about to end, and does not hold the session.
             DeadlinePassed: what was asked for had not begun by then.
+            NotFound: the session is another's.
         """
-        self._check(blocks)
+        self._check(blocks, owner)
         deadline = deadline or Deadline()
-        accepting = self._accept(blocks, time.perf_counter(), deadline)
+        accepting = self._accept(blocks, time.perf_counter(), deadline, owner)
         return await self._to_the_end(accepting, deadline)
 
     async def stream(
-        self, blocks: Sequence[Block], deadline: Deadline | None = None
+        self, blocks: Sequence[Block], deadline: Deadline | None = None, owner: str = ""
     ) -> AsyncGenerator[Report]:
         """Apply the blocks of a body and go on alone, with a report after each token: for `count`
         tokens, or in `verified` for `count` - 1 after those of the pass; no further than to the
@@ -80,16 +91,17 @@ class Completion:
         Raises as `accept`, before the first report, which is all that `deadline` is for; closing
         the iterator ends the run after the token under way.
         """
-        self._check(blocks)
+        self._check(blocks, owner)
         deadline, going = deadline or Deadline(), Deadline()
         block = blocks[-1]
         began, wanted = time.perf_counter(), block.start + len(block.tokens) + block.count
         opening, revision = blocks[0].opening, block.revision
-        async with self.store.using(block.session, opening, revision) as context:
+        async with self.store.using(block.session, opening, revision, owner) as context:
             alone = isinstance(context, VerifiedContext)
             if context is not None and context.carries_states and not alone:
                 raise Invalid("only a session without states can run ahead", field="count")
-            report = await self._to_the_end(self._accept(blocks, began, deadline), deadline)
+            accepting = self._accept(blocks, began, deadline, owner)
+            report = await self._to_the_end(accepting, deadline)
             yield report
             if context is None or report.need_from is not None:
                 return
@@ -105,14 +117,20 @@ class Completion:
                 yield report
                 acknowledged = report.through
 
-    async def close(self, session: str, revision: int) -> None:
-        """Forget a session that has not gone on since `revision`."""
-        await self._to_the_end(self.store.close(session, revision), Deadline())
+    async def close(self, session: str, revision: int, owner: str = "") -> None:
+        """Forget a session that has not gone on since `revision`.
 
-    async def _accept(self, blocks: Sequence[Block], began: float, deadline: Deadline) -> Report:
+        Raises:
+            NotFound: it is another's.
+        """
+        await self._to_the_end(self.store.close(session, revision, owner), Deadline())
+
+    async def _accept(
+        self, blocks: Sequence[Block], began: float, deadline: Deadline, owner: str
+    ) -> Report:
         block = blocks[-1]
         opening, revision = blocks[0].opening, block.revision
-        async with self.store.using(block.session, opening, revision) as context:
+        async with self.store.using(block.session, opening, revision, owner) as context:
             if context is None:
                 return self._unknown(block, began)
             if len(blocks) > 1 and not isinstance(context, VerifiedContext):
@@ -211,14 +229,14 @@ class Completion:
             context.opening.mode, judged=judged, disagreed=disagreed, decided=int(decide)
         )
 
-    def _check(self, blocks: Sequence[Block]) -> None:
+    def _check(self, blocks: Sequence[Block], owner: str) -> None:
         for block in blocks:
             if block.opening is not None:
                 self.welcome.check_opening(block.opening)
             self.welcome.check_block(block)
             if (block.want is Want.NOW) != (block.count > 0):
                 raise Invalid("count goes with want `now`, and only with it", field="count")
-        if self.lifecycle.draining and blocks[0].session not in self.store:
+        if self.lifecycle.draining and key_of(owner, blocks[0].session) not in self.store:
             raise Draining("this replica is about to end and takes no new session")
 
     def _report(

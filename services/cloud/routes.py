@@ -25,7 +25,7 @@ from shared.protocol.version import (
 from shared.protocol.wire import decode, decode_blocks, encode
 from shared.runtime.deadline import Deadline
 from shared.web import observe
-from shared.web.access import Rules
+from shared.web.access import Rules, caller_of
 from shared.web.direct import Endpoint
 from shared.web.errors import fault_of
 from shared.web.leaving import watched
@@ -74,8 +74,9 @@ class Surface:
         """Apply the blocks of a body and answer with the newest report."""
         deadline = _deadline(request)
         blocks = await self._read(request)
+        owner = caller_of(request).owner
         with self._observed(_OPERATION[blocks[-1].want]), watched(request, deadline):
-            return self._frame(await self.completion.accept(blocks, deadline))
+            return self._frame(await self.completion.accept(blocks, deadline, owner))
 
     async def stream(self, request: Request) -> Response:
         """Apply the blocks of a body and stream a report per token; a failure after the first
@@ -83,7 +84,7 @@ class Surface:
         """
         deadline = _deadline(request)
         blocks = await self._read(request)
-        reports = self.completion.stream(blocks, deadline)
+        reports = self.completion.stream(blocks, deadline, caller_of(request).owner)
         try:
             with watched(request, deadline):
                 first = await anext(reports)
@@ -99,7 +100,8 @@ class Surface:
             message = decode(await request.body(), limit=self.limit)
             if not isinstance(message, Close):
                 raise Malformed(f"a close was expected, not a {type(message).__name__.lower()}")
-            await self.completion.close(message.session, message.revision)
+            owner = caller_of(request).owner
+            await self.completion.close(message.session, message.revision, owner)
             return Response(status_code=204)
 
     async def _read(self, request: Request) -> list[Block]:

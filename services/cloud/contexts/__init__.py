@@ -3,7 +3,7 @@ stores.
 """
 
 from services.cloud.contexts.base import Behind, Change, ContextStore
-from services.cloud.contexts.context import Context, Standing
+from services.cloud.contexts.context import Context, Standing, key_of
 from services.cloud.contexts.durable import DurableContexts
 from services.cloud.contexts.guard import Guard
 from services.cloud.contexts.memory import MemoryContexts
@@ -25,5 +25,6 @@ __all__ = [
     "RedisLogs",
     "Standing",
     "VerifiedContext",
+    "key_of",
     "seal_of",
 ]

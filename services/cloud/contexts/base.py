@@ -25,15 +25,16 @@ class ContextStore(Protocol):
     """Contexts by session id. A context in use (inside `using` or `holding`) is never evicted."""
 
     def using(
-        self, session: str, opening: Opening | None, revision: int
+        self, session: str, opening: Opening | None, revision: int, owner: str = ""
     ) -> AbstractAsyncContextManager[Context | None]:
-        """Find the session's context as it is at `revision`, or open it when `opening` is given;
+        """Find the owner's session as it is at `revision`, or open it when `opening` is given;
         `None` when it is neither known nor opened.
 
         Raises:
             Fenced: it has gone on at a later revision, or was closed not before this one.
             Mismatch: the session is open with other parameters.
             Overloaded: no room for another context.
+            NotFound: nothing is opened, and the session here is another owner's.
         """
         ...
 
@@ -59,9 +60,12 @@ class ContextStore(Protocol):
         """
         ...
 
-    async def close(self, session: str, revision: int) -> bool:
+    async def close(self, session: str, revision: int, owner: str = "") -> bool:
         """Forget a session, unless it has gone on at a later revision; true if it was here. For a
-        while nothing opens it again at this revision or an earlier one.
+        while its owner cannot open it again at this revision or an earlier one.
+
+        Raises:
+            NotFound: the session here is another owner's.
         """
         ...
 
@@ -78,8 +82,8 @@ class ContextStore(Protocol):
         """Where the KV of prompts is that others begin with."""
         ...
 
-    def __contains__(self, session: str) -> bool:
-        """Whether this process holds the session's context."""
+    def __contains__(self, key: str) -> bool:
+        """Whether this process holds the context of a session's key (`key_of`)."""
         ...
 
     def __len__(self) -> int:

@@ -42,8 +42,15 @@ class Lender:
     states: CodedRows
 
 
+def key_of(owner: str, session: str) -> str:
+    """What a session is found by in every store: one owner's name for it is not another's. No
+    session's id has a colon.
+    """
+    return f"{owner}:{session}" if owner else session
+
+
 class Context:
-    """One session in the cloud.
+    """One session in the cloud; it is its owner's, and nobody else finds it.
 
     `tokens` are the decided positions: prompt, tokens the edge kept, tokens the cloud chose. Below
     `confirmed` the edge holds them for good; the cloud's own choices beyond are offers, which a
@@ -52,8 +59,13 @@ class Context:
     the store's to remember; here is only from where on it is no longer true (`stored_to`).
     """
 
-    def __init__(self, session: str, opening: Opening, *, hidden: int) -> None:
+    def __init__(self, session: str, opening: Opening, *, hidden: int, owner: str = "") -> None:
         self.session = session
+        self.owner = owner
+        self.key = key_of(owner, session)
+        # Shares, KV of prompts and stored bytes are counted under it: an edge's callers, for its
+        # owner alone.
+        self.client = f"{owner}:{opening.client}" if owner else opening.client
         self.opening = opening
         self.hidden = hidden
         self.tokens: list[int] = []
@@ -73,7 +85,7 @@ class Context:
         self.compute_seconds = 0.0
         self.near_ties = 0  # choices so close that another pass shape might make them otherwise
         self.turn = asyncio.Condition()  # held by whoever changes or computes on this context
-        self.claim = Claim(opening.client, opening.priority)
+        self.claim = Claim(self.client, opening.priority)
         self.lender: Lender | None = None  # once its prompt has run; see `prefixes`
         self.chunk_names: dict[bool, list[bytes]] = {}
         self.users = 0

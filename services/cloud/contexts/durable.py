@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from services.cloud.contexts.base import Behind
-from services.cloud.contexts.context import Context
+from services.cloud.contexts.context import Context, key_of
 from services.cloud.contexts.guard import Guard
 from services.cloud.contexts.handover import take_over
 from services.cloud.contexts.log import Entry, Stored, changes, decode, encode, mark_of, read
@@ -49,21 +49,21 @@ class DurableContexts:
 
     @asynccontextmanager
     async def using(
-        self, session: str, opening: Opening | None, revision: int
+        self, session: str, opening: Opening | None, revision: int, owner: str = ""
     ) -> AsyncIterator[Context | None]:
         """See `ContextStore.using`. A session that is here at this revision is not asked for."""
-        held = self._memory.held(session)
+        held = self._memory.held(key_of(owner, session))
         record = self._records.get(held) if held is not None else None
         if record is not None and record.fenced > revision:
             raise Fenced(record.fenced)
         if held is None or held.revision < revision:
-            await self._claim(session, opening, revision)
-        async with self._memory.using(session, opening, revision) as context:
+            await self._claim(session, opening, revision, owner)
+        async with self._memory.using(session, opening, revision, owner) as context:
             yield context
 
     async def save(self, context: Context) -> None:
         """See `ContextStore.save`."""
-        if self._memory.held(context.session) is not context:
+        if self._memory.held(context.key) is not context:
             raise Fenced(context.revision)  # closed meanwhile
         for _ in range(TRIES):
             record = self._records.setdefault(context, Record())
@@ -84,14 +84,16 @@ class DurableContexts:
                 await self._follow(context)
         raise Behind
 
-    async def close(self, session: str, revision: int) -> bool:
+    async def close(self, session: str, revision: int, owner: str = "") -> bool:
         """See `ContextStore.close`."""
-        held = self._memory.held(session)
+        self._memory.require_own(session, owner)
+        key = key_of(owner, session)
+        held = self._memory.held(key)
         if held is not None and held.revision > revision:
             return False
-        known = self._memory.forget(session, revision)
+        known = self._memory.forget(key, revision)
         with suppress(Away):
-            known |= (await self._logs.close(session, revision)).outcome is Outcome.OK
+            known |= (await self._logs.close(key, revision)).outcome is Outcome.OK
         return known
 
     def holding(self, context: Context) -> AbstractContextManager[bool]:
@@ -118,30 +120,38 @@ class DurableContexts:
     def __len__(self) -> int:
         return len(self._memory)
 
-    def __contains__(self, session: str) -> bool:
-        return session in self._memory
+    def __contains__(self, key: str) -> bool:
+        return key in self._memory
 
     @property
     def nbytes(self) -> int:
         """See `ContextStore.nbytes`."""
         return self._memory.nbytes
 
-    async def _claim(self, session: str, opening: Opening | None, revision: int) -> None:
+    async def _claim(
+        self, session: str, opening: Opening | None, revision: int, owner: str
+    ) -> None:
         """Take a session up at `revision`, and bring its context here to what its log says."""
-        line = self._lines.setdefault(session, asyncio.Lock())
+        key = key_of(owner, session)
+        line = self._lines.setdefault(key, asyncio.Lock())
         async with line:
-            held = self._memory.held(session)
+            held = self._memory.held(key)
             if held is None:
-                await self._load(session, opening, revision)
+                await self._load(session, opening, revision, owner)
             elif held.revision < revision:
                 with self._memory.holding(held):
                     async with held.turn:
-                        await self._load(session, opening, revision, held)
+                        await self._load(session, opening, revision, owner, held)
 
     async def _load(
-        self, session: str, opening: Opening | None, revision: int, held: Context | None = None
+        self,
+        session: str,
+        opening: Opening | None,
+        revision: int,
+        owner: str,
+        held: Context | None = None,
     ) -> None:
-        stored, record = await self._fetch(session, revision)
+        stored, record = await self._fetch(session, key_of(owner, session), revision)
         # Nothing is awaited from here on.
         if stored is None and held is not None:
             held.claim_for(revision)
@@ -150,7 +160,7 @@ class DurableContexts:
             if opening not in (None, stored.opening):
                 raise Mismatch({"opening": (opening, stored.opening)})
             opening = stored.opening
-        context = held or self._memory.find(session, opening, revision)
+        context = held or self._memory.find(session, opening, revision, owner)
         if context is None:
             return
         if stored is not None:
@@ -167,38 +177,38 @@ class DurableContexts:
         Raises:
             Behind: that changed it.
         """
-        stored, record = await self._fetch(context.session, context.revision)
+        stored, record = await self._fetch(context.session, context.key, context.revision)
         self._records[context] = record
         if stored is not None:
             context.require_same(stored.opening)
             if take_over(context, stored, context.revision, cut=False):
                 raise Behind
 
-    async def _fetch(self, session: str, revision: int) -> tuple[Stored | None, Record]:
-        """Claim a session and read its log as far as it is sound; `None` where there is none, or
-        the store is away.
+    async def _fetch(self, session: str, key: str, revision: int) -> tuple[Stored | None, Record]:
+        """Claim a session by its key and read its log as far as it is sound; `None` where there is
+        none, or the store is away.
 
         Raises:
             Fenced: it has gone on at a later revision, or was closed.
         """
         with suppress(Away):
             for _ in range(TRIES):
-                claimed = await self._logs.claim(session, revision)
+                claimed = await self._logs.claim(key, revision)
                 if claimed.outcome in (Outcome.FENCED, Outcome.CLOSED):
                     raise Fenced(claimed.revision)
                 if claimed.outcome is not Outcome.OK:
                     break
-                sealed = await self._all_entries(session, claimed)
+                sealed = await self._all_entries(key, claimed)
                 if sealed is not None:
-                    return self._read(session, claimed, sealed)
+                    return self._read(session, key, claimed, sealed)
         return None, Record()
 
-    async def _all_entries(self, session: str, claimed: Claimed) -> Sequence[bytes] | None:
+    async def _all_entries(self, key: str, claimed: Claimed) -> Sequence[bytes] | None:
         """The entries of a log, which may come in several pieces; `None` if it became another."""
         entries = list(claimed.entries)
         size = sum(map(len, entries))
         while len(entries) < claimed.count and size <= self._form.most_bytes:
-            piece = await self._logs.read(session, claimed.log, len(entries))
+            piece = await self._logs.read(key, claimed.log, len(entries))
             if piece.outcome is not Outcome.OK:
                 return None
             if not piece.entries:
@@ -208,11 +218,11 @@ class DurableContexts:
         return entries[: claimed.count]
 
     def _read(
-        self, session: str, claimed: Claimed, sealed: Sequence[bytes]
+        self, session: str, key: str, claimed: Claimed, sealed: Sequence[bytes]
     ) -> tuple[Stored | None, Record]:
         def entries() -> Iterator[Entry]:
             for index, each in enumerate(sealed):
-                yield decode(self._seal.open(each, place_of(session, claimed.log, index)))
+                yield decode(self._seal.open(each, place_of(key, claimed.log, index)))
 
         form = self._form
         found = read(entries(), session=session, hidden=form.hidden, vocab=form.vocab)
@@ -247,12 +257,12 @@ class DurableContexts:
         whole, mark, through = record.mark is None, mark_of(context), context.through
         name, first = (secrets.token_hex(8), 0) if whole else (record.log, record.count)
         sealed = [
-            self._seal.close(encode(entry), place_of(context.session, name, first + place))
+            self._seal.close(encode(entry), place_of(context.key, name, first + place))
             for place, entry in enumerate(entries)
         ]
         addition = Addition(
-            session=context.session,
-            client=context.opening.client,
+            session=context.key,
+            client=context.client,
             revision=context.revision,
             log=record.log,
             count=record.count,
@@ -268,7 +278,7 @@ class DurableContexts:
             case Outcome.FENCED | Outcome.CLOSED:
                 record.fenced = written.revision
                 if written.outcome is Outcome.CLOSED:
-                    self._memory.forget(context.session, written.revision)
+                    self._memory.forget(context.key, written.revision)
                 raise Fenced(written.revision)
             case Outcome.DROPPED:
                 record.dropped = True

@@ -1,4 +1,5 @@
-"""What a store of logs can do, whatever it is made of, and how its answers are told.
+"""What a store of logs can do, whatever it is made of, and how its answers are told. A session is
+named by its key here (`context.key_of`): its owner's name is part of it.
 
 Every write is a compare-and-set: it names the session's revision, the log it adds to and how many
 entries that one has. A store knows bytes; sealing, entries and contexts are not its business.

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from services.cloud.contexts.base import Change
-from services.cloud.contexts.context import Context
+from services.cloud.contexts.context import Context, key_of
 from services.cloud.contexts.prefixes import Prefixes
 from services.cloud.contexts.verified import VerifiedContext
-from shared.errors import Fenced, OutOfMemory, Overloaded
+from shared.errors import Fenced, NotFound, OutOfMemory, Overloaded
 from shared.model import KVCache
 from shared.protocol.messages import Opening
 
@@ -67,10 +67,10 @@ class MemoryContexts:
 
     @asynccontextmanager
     async def using(
-        self, session: str, opening: Opening | None, revision: int
+        self, session: str, opening: Opening | None, revision: int, owner: str = ""
     ) -> AsyncIterator[Context | None]:
         """See `ContextStore.using`."""
-        context = self.find(session, opening, revision)
+        context = self.find(session, opening, revision, owner)
         if context is None:
             yield None
             return
@@ -80,18 +80,18 @@ class MemoryContexts:
     @contextmanager
     def holding(self, context: Context) -> Iterator[bool]:
         """See `ContextStore.holding`."""
-        session = context.session
+        key = context.key
         context.users += 1
         try:
-            yield self._contexts.get(session) is context
+            yield self._contexts.get(key) is context
         finally:
             context.users -= 1
             context.last_used = self._clock()
             if not context.users and not context.tokens:
                 # Its first block was refused or never came.
                 self._forget(context, "closed")
-            elif self._contexts.get(session) is context:
-                self._contexts.move_to_end(session)
+            elif self._contexts.get(key) is context:
+                self._contexts.move_to_end(key)
                 self._count(context)
             elif context.users == 0:
                 self._prefixes.keep(context)
@@ -102,9 +102,12 @@ class MemoryContexts:
     async def aclose(self) -> None:
         """There is nothing to give back."""
 
-    def find(self, session: str, opening: Opening | None, revision: int) -> Context | None:
+    def find(
+        self, session: str, opening: Opening | None, revision: int, owner: str = ""
+    ) -> Context | None:
         """The context that `using` holds, found or opened; raises as that."""
-        context = self._contexts.get(session)
+        key = key_of(owner, session)
+        context = self._contexts.get(key)
         if context is not None:
             if context.revision > revision:
                 raise Fenced(context.revision)
@@ -112,21 +115,33 @@ class MemoryContexts:
                 context.require_same(opening)
             return context
         if opening is None:
+            self.require_own(session, owner)
             return None
         self._forget_closed()
-        closed, _ = self._closed.get(session, (-1, 0.0))
+        closed, _ = self._closed.get(key, (-1, 0.0))
         if closed >= revision:
             raise Fenced(closed)
         self._make_place()
         kind = VerifiedContext if opening.mode == "verified" else Context
-        context = kind(session, opening, hidden=self._hidden)
-        self._contexts[session] = context
+        context = kind(session, opening, hidden=self._hidden, owner=owner)
+        self._contexts[key] = context
         self._on_change("opened")
         return context
 
-    def held(self, session: str) -> Context | None:
-        """The session's context, if it is here."""
-        return self._contexts.get(session)
+    def held(self, key: str) -> Context | None:
+        """The context of a session's key, if it is here."""
+        return self._contexts.get(key)
+
+    def require_own(self, session: str, owner: str) -> None:
+        """Refuse what is asked of another owner's session; of an unknown one nothing is said here.
+
+        Raises:
+            NotFound: it is here, and another's.
+        """
+        if key_of(owner, session) not in self._contexts and any(
+            context.session == session for context in self._contexts.values()
+        ):
+            raise NotFound("no such session")
 
     def make_room(self, context: Context, extra: int) -> None:
         """See `ContextStore.make_room`. What is asked for is on the books at once: other sessions'
@@ -142,26 +157,27 @@ class MemoryContexts:
                 over -= drop(idle.pop(0))
         if over > 0:
             raise OutOfMemory(f"contexts need {over} bytes more than the budget of {self._budget}")
-        if self._contexts.get(context.session) is context:
+        if self._contexts.get(context.key) is context:
             # One closed meanwhile is off the books for good.
             context.counted += extra
             self._held += extra
 
-    async def close(self, session: str, revision: int) -> bool:
+    async def close(self, session: str, revision: int, owner: str = "") -> bool:
         """See `ContextStore.close`."""
-        return self.forget(session, revision)
+        self.require_own(session, owner)
+        return self.forget(key_of(owner, session), revision)
 
-    def forget(self, session: str, revision: int) -> bool:
-        """Close a session at once. A context still in use gives its KV back when its last user
-        leaves.
+    def forget(self, key: str, revision: int) -> bool:
+        """Close the session of a key at once. A context still in use gives its KV back when its
+        last user leaves.
         """
-        context = self._contexts.get(session)
+        context = self._contexts.get(key)
         if context is not None and context.revision > revision:
             return False
-        self._bury(session, revision)
+        self._bury(key, revision)
         if context is None:
             return False
-        self._remove(session)
+        self._remove(key)
         self._on_change("closed")
         if context.users == 0:
             self._prefixes.keep(context)
@@ -182,8 +198,8 @@ class MemoryContexts:
         """See `ContextStore.prefixes`."""
         return self._prefixes
 
-    def __contains__(self, session: str) -> bool:
-        return session in self._contexts
+    def __contains__(self, key: str) -> bool:
+        return key in self._contexts
 
     def __len__(self) -> int:
         return len(self._contexts)
@@ -193,19 +209,19 @@ class MemoryContexts:
         """See `ContextStore.nbytes`."""
         return self._held
 
-    def _bury(self, session: str, revision: int) -> None:
-        before, _ = self._closed.pop(session, (-1, 0.0))
-        self._closed[session] = (max(before, revision), self._clock())
+    def _bury(self, key: str, revision: int) -> None:
+        before, _ = self._closed.pop(key, (-1, 0.0))
+        self._closed[key] = (max(before, revision), self._clock())
         self._forget_closed()
 
     def _forget_closed(self) -> None:
         """Closed sessions come in the order of their closing."""
         deadline = self._clock() - TOMBSTONE_SECONDS
         while self._closed:
-            session, (_, when) = next(iter(self._closed.items()))
+            key, (_, when) = next(iter(self._closed.items()))
             if when >= deadline and len(self._closed) <= _TOMBSTONES * self._max:
                 return
-            del self._closed[session]
+            del self._closed[key]
 
     def _make_place(self) -> None:
         if len(self._contexts) < self._max:
@@ -226,14 +242,14 @@ class MemoryContexts:
 
     def _forget(self, context: Context, why: Change) -> int:
         freed = context.nbytes
-        if self._contexts.get(context.session) is context:
-            self._remove(context.session)
+        if self._contexts.get(context.key) is context:
+            self._remove(context.key)
             self._on_change(why)
         self._drop_cache(context)
         return freed
 
-    def _remove(self, session: str) -> Context | None:
-        context = self._contexts.pop(session, None)
+    def _remove(self, key: str) -> Context | None:
+        context = self._contexts.pop(key, None)
         if context is not None:
             context.claim.live = context.claim.wanted = False
             self._held -= context.counted
@@ -242,7 +258,7 @@ class MemoryContexts:
 
     def _count(self, context: Context) -> None:
         """Bring the books up to what `context` holds now, if it is still one of ours."""
-        if self._contexts.get(context.session) is context:
+        if self._contexts.get(context.key) is context:
             size = context.nbytes
             self._held += size - context.counted
             context.counted = size

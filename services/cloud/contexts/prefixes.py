@@ -3,9 +3,9 @@
 Prompts are compared by what their KV is a function of: the coded states where the edge sends them,
 byte for byte; the tokens where the cloud runs every layer. A prompt is cut into chunks, and the
 name of a chunk is the hash of everything up to its end (vLLM's automatic prefix caching names
-blocks of KV so), under the tag of the edge's caller: nobody learns by the clock what somebody else
-has asked. Rows are copied, not shared: attention reads a session's rows in one piece, and on a CPU
-gathering them took two to ten times as long as attending to them.
+blocks of KV so), under the session's owner and the tag of the edge's caller: nobody learns by the
+clock what somebody else has asked. Rows are copied, not shared: attention reads a session's rows in
+one piece, and on a CPU gathering them took two to ten times as long as attending to them.
 """
 
 import time
@@ -118,7 +118,7 @@ def _names(context: Context, *, whole: bool) -> list[bytes]:
     names = context.chunk_names.setdefault(whole, [])
     if not opening.client or len(names) == chunks:
         return names
-    scope = f"{opening.client} {opening.split} {opening.codec} {whole}".encode()
+    scope = f"{context.client} {opening.split} {opening.codec} {whole}".encode()
     hasher = blake2b(scope, digest_size=32, person=b"tandem-prefix")
     names.clear()
     for first in range(0, chunks * CHUNK, CHUNK):

@@ -44,9 +44,9 @@ class Seal(Protocol):
         ...
 
 
-def place_of(session: str, log: str, index: int) -> bytes:
-    """Where an entry belongs."""
-    return f"{session}/{log}/{index}".encode()
+def place_of(key: str, log: str, index: int) -> bytes:
+    """Where an entry belongs; `key` is the session's, its owner's name before it."""
+    return f"{key}/{log}/{index}".encode()
 
 
 @dataclass(frozen=True, slots=True)

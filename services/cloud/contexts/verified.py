@@ -41,9 +41,15 @@ class VerifiedContext(Context):
     """
 
     def __init__(
-        self, session: str, opening: Opening, *, hidden: int, max_nodes: int = 256
+        self,
+        session: str,
+        opening: Opening,
+        *,
+        hidden: int,
+        owner: str = "",
+        max_nodes: int = 256,
     ) -> None:
-        super().__init__(session, opening, hidden=hidden)
+        super().__init__(session, opening, hidden=hidden, owner=owner)
         self.nodes: dict[bytes, Node] = {}
         self.max_nodes = max_nodes
         self.hungry = False

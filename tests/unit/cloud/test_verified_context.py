@@ -19,8 +19,8 @@ PROMPT = OPENING.prompt_tokens
 END = len(TEXT)
 
 
-def fresh(opening: Opening = VERIFIED, **limits: int) -> VerifiedContext:
-    return VerifiedContext(SESSION, opening, hidden=WIDTH, **limits)
+def fresh(opening: Opening = VERIFIED, max_nodes: int = 256) -> VerifiedContext:
+    return VerifiedContext(SESSION, opening, hidden=WIDTH, max_nodes=max_nodes)
 
 
 def decided(stop: int, start: int = 0, *, opening: Opening = VERIFIED, **more: Any) -> Block:

@@ -20,6 +20,7 @@ from shared.errors import (
     Fenced,
     Forbidden,
     Invalid,
+    Limited,
     Malformed,
     Mismatch,
     NotFound,
@@ -27,6 +28,7 @@ from shared.errors import (
     Overloaded,
     TandemError,
     TooLarge,
+    Unauthorized,
     Unfit,
 )
 from shared.protocol.messages import Fault
@@ -93,6 +95,8 @@ RAISED = [
     (Invalid("no", field="mode"), 422, "invalid"),
     (Malformed("no", code="checksum"), 400, "checksum"),
     (TooLarge("no"), 413, "too_large"),
+    (Unauthorized("no"), 401, "unauthorized"),
+    (Limited("no", retry_after=2.0), 429, "limited"),
     (Forbidden("no", field="parameters.priority"), 403, "forbidden"),
     (NotFound("no"), 404, "not_found"),
     (Mismatch({"depth": (1, 2)}), 409, "mismatch"),
