@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from services.edge.replicas import Replica
+from services.edge.tls_failures import tls_failure
 from shared.errors import CloudLost, Fenced, Invalid, TandemError, Unfit
 from shared.logs import request_id
 from shared.protocol.messages import Block, Close, Fault, Report
@@ -263,11 +264,13 @@ def _mapped() -> Iterator[None]:
         raise CloudLost("no free connection to the cloud", reason="pool") from error
     except httpx.TimeoutException as error:
         raise CloudLost("the cloud did not answer in time", reason="timeout") from error
-    except httpx.ConnectError as error:
-        raise CloudLost("the cloud refused the connection", reason="refused") from error
-    except httpx.RemoteProtocolError as error:
-        raise CloudLost("the cloud broke off its answer", reason="broken") from error
     except httpx.HTTPError as error:
+        if (why := tls_failure(error)) is not None:
+            raise CloudLost(f"no TLS with the cloud: {why}", reason="tls") from error
+        if isinstance(error, httpx.ConnectError):
+            raise CloudLost("the cloud refused the connection", reason="refused") from error
+        if isinstance(error, httpx.RemoteProtocolError):
+            raise CloudLost("the cloud broke off its answer", reason="broken") from error
         # Its words are its own, and may quote what was sent.
         raise CloudLost("the connection to the cloud failed", reason="broken") from error
 

@@ -7,12 +7,14 @@ connection.
 
 import asyncio
 import select
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import cast
 
 import httpx
 
 from services.edge.reply import Reply
+from services.edge.tls_failures import ClosedUnheard
 
 # A body nobody reads is not taken in any further.
 UNREAD_BYTES = 256 * 1024
@@ -90,6 +92,7 @@ class Connection(asyncio.Protocol):
         self._poll = select.poll()
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self.idle_since = 0.0
+        self._unheard = False
 
     @property
     def fresh(self) -> bool:
@@ -157,6 +160,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection stands."""
         self._transport = cast(asyncio.Transport, transport)
+        self._unheard = transport.get_extra_info("sslcontext") is not None
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
@@ -166,6 +170,7 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         exchange.heard = self._loop.time()
+        self._unheard = False
         try:
             exchange.reply.feed(data)
         except httpx.RemoteProtocolError as error:
@@ -186,12 +191,16 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The connection has ended."""
         self.closed.set_result(None)
+        failure: httpx.TransportError
         if error is None:
-            self._fail(httpx.RemoteProtocolError("the server closed before its answer was whole"))
+            failure = httpx.RemoteProtocolError("the server closed before its answer was whole")
         elif self._writing_paused:
-            self._fail(httpx.WriteError(str(error)))
+            failure = httpx.WriteError(str(error))
         else:
-            self._fail(httpx.ReadError(str(error)))
+            failure = httpx.ReadError(str(error))
+        alert = isinstance(error, ssl.SSLError)
+        failure.__cause__ = ClosedUnheard() if self._unheard and not alert else error
+        self._fail(failure)
         self._released(self, False)
 
     def pause_writing(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -47,6 +48,7 @@ from shared.web.access import Access
 from shared.web.metrics import Gauges
 from shared.web.middleware import BodyLimit, RequestId
 from shared.web.observe import observation_routes
+from shared.web.tls import Renewed, client_tls
 from shared.web.traced import Traced, flushed
 
 # How long an idle connection to the cloud is kept: a new one costs a round trip. Shorter than the
@@ -227,13 +229,13 @@ def _cloud_side(settings: Settings, transport: httpx.AsyncBaseTransport | None) 
         max_keepalive_connections=connections,
         keepalive_expiry=IDLE_SECONDS,
     )
-    pool = None
+    pool, tls = None, _cloud_tls(settings)
     if transport is None and not any(map(_proxied, settings.cloud_urls)):
-        secure = any(url.startswith("https:") for url in settings.cloud_urls)
-        transport = pool = PooledTransport(limits, httpx.create_ssl_context() if secure else None)
+        transport = pool = PooledTransport(limits, tls.context if tls is not None else None)
     http = httpx.AsyncClient(
         base_url=settings.cloud_urls[0],
         transport=transport,
+        verify=tls.context() if tls is not None else True,
         timeout=httpx.Timeout(
             settings.cloud_timeout_seconds, connect=settings.connect_timeout_seconds
         ),
@@ -249,6 +251,20 @@ def _cloud_side(settings: Settings, transport: httpx.AsyncBaseTransport | None) 
     budget = RetryBudget(2.0 * settings.max_requests)
     side = CloudSide(client, Link(*pauses), Background(), replicas, budget, settings.retry_seconds)
     return _Cloud(side, http, pool)
+
+
+def _cloud_tls(settings: Settings) -> Renewed | None:
+    if not any(url.startswith("https:") for url in settings.cloud_urls):
+        return None
+    names = settings.cloud_ca_file, settings.cloud_certificate_file
+    ca, certificate = (Path(name) if name else None for name in names)
+    key = settings.cloud_certificate_key_file
+    try:
+        return client_tls(
+            ca, certificate, Path(key) if key else None, system=httpx.create_ssl_context
+        )
+    except ValueError as error:
+        raise SystemExit(f"cannot start: {error}") from error
 
 
 def _proxied(url: str) -> bool:

@@ -8,6 +8,7 @@ never sent twice: whether it may be is known to who sent it. No proxies, no HTTP
 import asyncio
 import re
 import ssl
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -31,10 +32,12 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     Args:
         limits: of connections, to all origins together.
-        tls: for https; without one, https is refused.
+        tls: gives the context of a new connection for https; without it, https is refused.
     """
 
-    def __init__(self, limits: httpx.Limits, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, limits: httpx.Limits, tls: Callable[[], ssl.SSLContext] | None = None
+    ) -> None:
         self._most = limits.max_connections or 2**31
         idle = limits.max_keepalive_connections
         self._most_idle = self._most if idle is None else idle
@@ -126,7 +129,9 @@ class PooledTransport(httpx.AsyncBaseTransport):
             self._end_longest_idle()
         loop = asyncio.get_running_loop()
         seconds = timeouts.get("connect")
-        tls, server_hostname = (self._tls, name) if scheme == "https" else (None, None)
+        tls, server_hostname = None, None
+        if scheme == "https" and self._tls is not None:
+            tls, server_hostname = self._tls(), name
         protocol = partial(Connection, partial(self._released, origin))
         connection: Connection
         try:

@@ -105,7 +105,7 @@ class Connections:
 
     def succeed(self, before: Connection, connection: Connection) -> None:
         """Another object is the connection from now on."""
-        address = self._open[before]
+        address = self._open.get(before, "")
         self.leave(before)
         self._open[connection] = address
         self._addresses[address] += 1

@@ -27,7 +27,7 @@ from shared.web.bounds import (
     TARGET_BYTES,
     WHOLE,
 )
-from shared.web.connections import LINGER_SECONDS, Connections
+from shared.web.connections import LINGER_SECONDS, Connection, Connections
 from shared.web.last_words import LastWords, notice_the_dead
 from shared.web.refusals import (
     LARGE_HEAD,
@@ -52,7 +52,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     Args:
         connections: those it is one of.
-        admitted: its place is taken already, by the handshake before it.
+        before: has taken its place already: its handshake.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class GuardedProtocol(HttpToolsProtocol):
         _loop: Any = None,
         *,
         connections: Connections,
-        admitted: bool = False,
+        before: Connection | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._connections = connections
-        self._admitted = admitted
+        self._before = before
         self._certificate: bytes | None = None
         self._phase = IDLE
         self._timed = False  # in `heads` or `bodies`
@@ -91,7 +91,9 @@ class GuardedProtocol(HttpToolsProtocol):
         tls = transport.get_extra_info("ssl_object")
         shown = tls.getpeercert(binary_form=True) if tls is not None else None
         self._certificate = sha256(shown).digest() if shown else None
-        if not self._admitted:
+        if self._before is not None:
+            self._connections.succeed(self._before, self)
+        else:
             refusal = self._connections.enter(self, self.client[0] if self.client else "")
             if refusal is not None:
                 self._deaf = True

@@ -1,14 +1,18 @@
-"""A connection before its TLS stands. It has its place among the others from its first packet on,
-and as long for its handshake as others for a head.
+"""Connections before their TLS stands. Each has its place among the others from its first packet
+on, and as long for its handshake as others for a head.
+
+Accepts connections itself: an event loop's server counts none before its handshake is over, and
+keeps the context it began with.
 """
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any
 
-from shared.web.connections import Connections
+from shared.web.connections import Connection, Connections
 from shared.web.refusals import HANDSHAKE
 from shared.web.tls import Renewed
 
@@ -16,75 +20,91 @@ _log = logging.getLogger(__name__)
 
 # A client that does not take part in the end of TLS is cut off after so long.
 _SHUTDOWN_SECONDS = 2.0
+# Between tries where a connection cannot be accepted, for want of files or memory.
+_PAUSE_SECONDS = 0.1
+# Failed handshakes are logged at most so often: anybody can make them.
+_TOLD_SECONDS = 1.0
+
+# Makes the protocol of a connection that has taken its place as another object already.
+Inner = Callable[[Connection], asyncio.Protocol]
 
 
-class Server(Protocol):
-    """What uvicorn keeps of its server."""
+class Handshakes:
+    """Accepts connections and makes TLS of them, from the first `listen` until `close`."""
 
-    connections: set[Any]
-    tasks: "set[asyncio.Task[None]]"
-
-
-class Handshake(asyncio.Protocol):
-    """Makes a TLS connection of a TCP connection and hands it on.
-
-    Args:
-        inner: makes the protocol to hand it on to; its place is taken already.
-    """
-
-    def __init__(
-        self,
-        tls: Renewed,
-        connections: Connections,
-        server: Server,
-        inner: Callable[[], asyncio.Protocol],
-    ) -> None:
-        self._tls = tls
-        self._connections = connections
-        self._server = server
+    def __init__(self, tls: Renewed, connections: Connections, inner: Inner) -> None:
+        self.tls = tls
+        self.connections = connections
         self._inner = inner
-        self._early: list[bytes] = []
-        self._paused = False
-        self._lost = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._told = 0.0
 
-    # What the event loop calls.
+    def listen(self, listening: socket.socket) -> None:
+        """Accept what comes to a socket."""
+        listening.setblocking(False)
+        self._start(self._accept(listening))
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The TCP connection stands."""
-        self._transport = cast(asyncio.Transport, transport)
-        # All of it is TLS's to read.
-        self._transport.pause_reading()
-        peer = transport.get_extra_info("peername")
-        if self._connections.enter(self, str(peer[0]) if peer else "") is not None:
-            self.abort()
-            return
-        self._connections.idle.pop(self, None)
-        self._connections.heads[self] = self._connections.clock()
-        self._server.connections.add(self)
-        task = asyncio.get_running_loop().create_task(self._shake_hands())
-        self._server.tasks.add(task)
-        task.add_done_callback(self._server.tasks.discard)
+    def close(self) -> None:
+        """Accept no more; handshakes under way end."""
+        for task in self._tasks:
+            task.cancel()
 
-    def data_received(self, data: bytes) -> None:
-        """Came with the handshake's last message: the protocol to read it is about to be there."""
-        self._early.append(data)
+    def _start(self, work: Any) -> "asyncio.Task[None]":
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
-    def pause_writing(self) -> None:
-        """Nothing is written here."""
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, address = await loop.sock_accept(listening)
+            except OSError as error:
+                _log.warning("cannot accept connections", extra={"reason": str(error)})
+                await asyncio.sleep(_PAUSE_SECONDS)
+                continue
+            handshake = _Handshake(accepted)
+            if self.connections.enter(handshake, str(address[0])) is not None:
+                # There is no answering before TLS stands.
+                handshake.abort()
+                self.connections.leave(handshake)
+                continue
+            self.connections.idle.pop(handshake)
+            self.connections.heads[handshake] = self.connections.clock()
+            handshake.task = self._start(self._shake_hands(handshake, accepted))
 
-    def resume_writing(self) -> None:
-        """Nothing is written here."""
+    async def _shake_hands(self, handshake: "_Handshake", accepted: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: self._inner(handshake),
+                accepted,
+                ssl=self.tls.context(),
+                ssl_handshake_timeout=self.connections.limits.head_seconds,
+                ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
+            )
+        except (OSError, ssl.CertificateError) as error:
+            self.connections.refused(HANDSHAKE)
+            self._tell(error)
+        finally:
+            self.connections.leave(handshake)
 
-    def connection_lost(self, error: Exception | None) -> None:
-        """It ended before TLS stood."""
-        self._lost = True
-        self._leave()
+    def _tell(self, error: Exception) -> None:
+        now = self.connections.clock()
+        if now - self._told >= _TOLD_SECONDS:
+            self._told = now
+            _log.info("a client's TLS did not come about", extra={"reason": str(error)})
 
-    # What `Connections` and uvicorn call.
+
+class _Handshake:
+    """One of them, as `Connections` sees it."""
+
+    def __init__(self, accepted: socket.socket) -> None:
+        self._accepted = accepted
+        self.task: asyncio.Task[None] | None = None
 
     def late_head(self) -> None:
         """It has taken too long."""
-        self._connections.refused(HANDSHAKE)
         self.abort()
 
     def look_at_body(self) -> None:
@@ -94,42 +114,9 @@ class Handshake(asyncio.Protocol):
         """End."""
         self.abort()
 
-    def shutdown(self) -> None:
-        """The service ends."""
-        self.abort()
-
     def abort(self) -> None:
         """End now."""
-        self._leave()
-        self._transport.abort()
-
-    async def _shake_hands(self) -> None:
-        try:
-            transport = await asyncio.get_running_loop().start_tls(
-                self._transport,
-                self,
-                self._tls.context(),
-                server_side=True,
-                ssl_handshake_timeout=self._connections.limits.head_seconds,
-                ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
-            )
-        except (OSError, ssl.CertificateError, TimeoutError) as error:
-            if not self._lost:
-                self._connections.refused(HANDSHAKE)
-            _log.debug("no TLS", extra={"reason": str(error)})
-            self.abort()
-            return
-        if transport is None or self._lost or self not in self._server.connections:
-            self.abort()
-            return
-        inner = self._inner()
-        self._connections.succeed(self, cast(Any, inner))
-        self._server.connections.discard(self)
-        transport.set_protocol(inner)
-        inner.connection_made(transport)
-        for data in self._early:
-            inner.data_received(data)
-
-    def _leave(self) -> None:
-        self._connections.leave(self)
-        self._server.connections.discard(self)
+        if self.task is not None:
+            self.task.cancel()
+        else:
+            self._accepted.close()

@@ -20,15 +20,14 @@ from typing import Any, Protocol, cast
 import torch
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.server import ServerState
 
 from shared import environment, logs
 from shared.model import SpanModel, load_bundle
 from shared.runtime.cores import model_threads, usable_cores
 from shared.runtime.lifecycle import LAST_SECONDS, Lifecycle
-from shared.web.connections import KEEP_ALIVE_SECONDS, Connections, Limits, files_for
+from shared.web.connections import KEEP_ALIVE_SECONDS, Connection, Connections, Limits, files_for
 from shared.web.guarded import GuardedProtocol
-from shared.web.handshakes import Handshake
+from shared.web.handshakes import Handshakes
 from shared.web.tls import Renewed, server_tls
 
 _log = logging.getLogger(__name__)
@@ -164,7 +163,7 @@ def _serve(
         signal.signal(stop, _leave)
     config = uvicorn.Config(
         app,
-        http=cast(Any, partial(_entrance, connections, tls)),
+        http=cast(Any, partial(GuardedProtocol, connections=connections)),
         # No route speaks WebSocket.
         ws="none",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -177,34 +176,48 @@ def _serve(
     # All that is imported and built before the first request is here now.
     config.load()
     freeze_heap()
-    server = _Server(config, lifecycle, connections)
+    server = _Server(config, lifecycle, connections, tls)
     server.run(sockets=listening)
     if not server.started:
         raise SystemExit("cannot start: the application did not come up; the log above says why")
-
-
-def _entrance(
-    connections: Connections, tls: Renewed | None, *, server_state: ServerState, **given: Any
-) -> asyncio.Protocol:
-    """The protocol of a new connection."""
-    known: dict[str, Any] = {"server_state": server_state, "connections": connections, **given}
-    if tls is None:
-        return GuardedProtocol(**known)
-    return Handshake(
-        tls, connections, server_state, lambda: GuardedProtocol(**known, admitted=True)
-    )
 
 
 class _Server(uvicorn.Server):
     """Closes not when it is told to, but when its lifecycle says so."""
 
     def __init__(
-        self, config: uvicorn.Config, lifecycle: Lifecycle, connections: Connections
+        self,
+        config: uvicorn.Config,
+        lifecycle: Lifecycle,
+        connections: Connections,
+        tls: Renewed | None = None,
     ) -> None:
         super().__init__(config)
+        self._handshakes = None if tls is None else Handshakes(tls, connections, self._protocol)
         self._lifecycle = lifecycle
         self._connections = connections
         self._told = False
+
+    def _protocol(self, before: Connection) -> asyncio.Protocol:
+        make: Any = self.config.http_protocol_class
+        known = {"config": self.config, "server_state": self.server_state}
+        protocol: asyncio.Protocol = make(**known, app_state=self.lifespan.state, before=before)
+        return protocol
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Bring the application up, then listen."""
+        if self._handshakes is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        for listening in sockets or []:
+            self._handshakes.listen(listening)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, then bring the application down."""
+        if self._handshakes is not None:
+            self._handshakes.close()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Answer SIGTERM and SIGINT; a second one ends the process where it stands."""

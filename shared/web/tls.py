@@ -81,8 +81,14 @@ def server_tls(
     return _renewed(make, certificate, key, client_ca)
 
 
-def client_tls(ca: Path | None, certificate: Path | None, key: Path | None) -> Renewed:
-    """The TLS of a client: trusts the system's authorities, or `ca` alone; shows a certificate
+def client_tls(
+    ca: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    *,
+    system: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+) -> Renewed:
+    """The TLS of a client: trusts the authorities of `system`, or `ca` alone; shows a certificate
     where it has one.
 
     Raises:
@@ -94,9 +100,7 @@ def client_tls(ca: Path | None, certificate: Path | None, key: Path | None) -> R
         )
 
     def make() -> ssl.SSLContext:
-        context = (
-            ssl.create_default_context() if ca is None else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        )
+        context = system() if ca is None else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if ca is not None:
             _trust(context, ca)
