@@ -69,8 +69,8 @@ class Settings(BaseSettings):
     reorder_seconds: float = Field(default=2.0, ge=0)
     # Largest request body, in bytes.
     max_body_bytes: int = Field(default=64 * 1024**2, ge=1024)
-    # Clients' connections at once, idle ones included; fewer where it may not open as many
-    # files. The one idle for longest gives way to a new one; where none is idle, the answer is 503.
+    # Clients' connections at once, idle ones included; fewer where open files are limited to less.
+    # The one idle for longest gives way to a new one; where none is idle, the answer is 503.
     max_connections: int = Field(default=4096, ge=1)
     # The most of these from one address, of which a proxy has one for all behind it; 0 is no limit.
     max_connections_per_address: int = Field(default=0, ge=0)

@@ -17,7 +17,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 OPERATIONS = ("upload", "complete", "stream", "close")
 # How a request to the cloud ends, of what can be listed: any `status_<n>` may come besides.
 OUTCOMES = (
-    "ok", "cancelled", "refused", "timeout", "broken", "malformed", "pool", "overloaded",
+    "ok", "cancelled", "refused", "tls", "timeout", "broken", "malformed", "pool", "overloaded",
     "out_of_memory", "mismatch", "draining", "deadline", "fenced", "moved",
 )  # fmt: skip
 CODECS = ("fp32", "fp16", "int8", "ids")

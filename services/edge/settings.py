@@ -106,8 +106,8 @@ class Settings(BaseSettings):
     probe_seconds: float = Field(default=2.0, gt=0)
     # Seconds of silence after which a stream carries a comment, so that proxies keep it open.
     heartbeat_seconds: float = Field(default=10.0, gt=0)
-    # Clients' connections at once, idle ones included; fewer where it may not open as many
-    # files. The one idle for longest gives way to a new one; where none is idle, the answer is 503.
+    # Clients' connections at once, idle ones included; fewer where open files are limited to less.
+    # The one idle for longest gives way to a new one; where none is idle, the answer is 503.
     max_connections: int = Field(default=4096, ge=1)
     # The most of these from one address, of which a proxy has one for all behind it; 0 is no limit.
     max_connections_per_address: int = Field(default=0, ge=0)

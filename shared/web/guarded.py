@@ -14,30 +14,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from shared.web.bounds import (
-    BODY,
-    BYTES_AROUND_ONE,
-    HEAD,
-    HEAD_BYTES,
-    HEAD_FIELDS,
-    IDLE,
-    LEAST_BYTES_PER_SECOND,
-    LINGER_BYTES,
-    MOST_PIPELINED,
-    TARGET_BYTES,
-    WHOLE,
-)
+from shared.web import bounds, refusals
+from shared.web.bounds import BODY, HEAD, HEAD_BYTES, IDLE, WHOLE
 from shared.web.connections import LINGER_SECONDS, Connection, Connections
 from shared.web.last_words import LastWords, notice_the_dead
-from shared.web.refusals import (
-    LARGE_HEAD,
-    LATE_BODY,
-    LATE_HEAD,
-    LONG_TARGET,
-    MALFORMED,
-    PIPELINED,
-    Refusal,
-)
 
 # In the scope's `extensions`: the SHA-256 of the client's certificate (of its DER form), 32 bytes.
 CERTIFICATE = "tandem.certificate_sha256"
@@ -77,7 +57,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._fields = 0  # bytes of the head's whole fields
         self._looked = 0
         self._keep = True
-        self._fault: Refusal | None = None
+        self._fault: refusals.Refusal | None = None
         self._overheard = 0
         self._serving: RequestResponseCycle | None = None
         self._last_words = cast(Any, LastWords(self))
@@ -104,7 +84,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """A piece of a request, or of several."""
         if self._deaf:
             self._overheard += len(data)
-            if self._overheard > LINGER_BYTES:
+            if self._overheard > bounds.LINGER_BYTES:
                 self.abort()
             return
         self._unset_keepalive_if_required()
@@ -121,7 +101,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.cycle.transport = self._last_words
             return
         except httptools.HttpParserError:
-            self._refuse(self._fault or MALFORMED)
+            self._refuse(self._fault or refusals.MALFORMED)
             return
         if self._phase == HEAD:
             self._await_head()
@@ -161,22 +141,22 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         """A piece of its target."""
         self.url += url
-        if len(self.url) > TARGET_BYTES:
-            self._stop(LONG_TARGET)
+        if len(self.url) > bounds.TARGET_BYTES:
+            self._stop(refusals.LONG_TARGET)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field of its head; trailers come here too, and are dropped."""
         if self._phase != HEAD:
             return
         self._fields += len(name) + len(value) + 4
-        if self._fields > HEAD_BYTES or len(self.headers) >= HEAD_FIELDS:
-            self._stop(LARGE_HEAD)
+        if self._fields > HEAD_BYTES or len(self.headers) >= bounds.HEAD_FIELDS:
+            self._stop(refusals.LARGE_HEAD)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is there: the request is served."""
-        if len(self.pipeline) >= MOST_PIPELINED:
-            self._stop(PIPELINED)
+        if len(self.pipeline) >= bounds.MOST_PIPELINED:
+            self._stop(refusals.PIPELINED)
         self._be_timed(None)
         super().on_headers_complete()
         self._phase, self._raw, self._body = BODY, 0, 0
@@ -226,14 +206,14 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def late_head(self) -> None:
         """Its head has taken too long."""
-        self._refuse(LATE_HEAD)
+        self._refuse(refusals.LATE_HEAD)
 
     def look_at_body(self) -> None:
         """Its body has been arriving for a while: whether at any pace, if it is let in at all."""
         arrived, self._looked = self._raw - self._looked, self._raw
-        least = LEAST_BYTES_PER_SECOND * self._connections.limits.body_seconds
+        least = bounds.LEAST_BYTES_PER_SECOND * self._connections.limits.body_seconds
         if arrived < least and not self.flow.read_paused:
-            self._refuse(LATE_BODY)
+            self._refuse(refusals.LATE_BODY)
         else:
             self._be_timed(self._connections.bodies)
 
@@ -271,22 +251,22 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         if self._raw > HEAD_BYTES:
-            self._refuse(LARGE_HEAD)
+            self._refuse(refusals.LARGE_HEAD)
         elif not self._timed:
             self._be_timed(self._connections.heads)
 
     def _await_body(self) -> None:
-        if self._raw - self._body > HEAD_BYTES + BYTES_AROUND_ONE * self._body:
-            self._refuse(LARGE_HEAD)
+        if self._raw - self._body > HEAD_BYTES + bounds.BYTES_AROUND_ONE * self._body:
+            self._refuse(refusals.LARGE_HEAD)
         elif not self._timed:
             self._looked = self._raw
             self._be_timed(self._connections.bodies)
 
-    def _stop(self, refusal: Refusal) -> None:
+    def _stop(self, refusal: refusals.Refusal) -> None:
         self._fault = refusal
         raise _Refused
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: refusals.Refusal) -> None:
         """Answer what is no request, or will not become one; the connection ends."""
         self._deaf = True
         self._connections.refused(refusal.reason)

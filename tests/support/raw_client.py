@@ -1,0 +1,87 @@
+"""A client of raw bytes: what it sends is no request unless a test makes it one."""
+
+import json
+import select
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+PATIENCE = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came back, and how it ended."""
+
+    answers: bytes
+    closed: bool  # by the other side, before the patience was over
+    seconds: float
+
+    @property
+    def statuses(self) -> list[int]:
+        """Of every answer, in order."""
+        lines = self.answers.split(b"HTTP/1.1 ")[1:]
+        return [int(line[:3]) for line in lines]
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The last answer's, which is JSON."""
+        found: dict[str, Any] = json.loads(self.answers.rpartition(b"\r\n\r\n")[2])
+        return found
+
+
+def connect(port: int, *, receive_buffer: int | None = None) -> socket.socket:
+    """A connection to this machine."""
+    made = socket.socket()
+    if receive_buffer is not None:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    made.settimeout(PATIENCE)
+    made.connect(("127.0.0.1", port))
+    return made
+
+
+def say(
+    port: int, *pieces: bytes, pause: float = 0.01, patience: float = PATIENCE, first: int = 0
+) -> Heard:
+    """Send these, and listen until the other side closes; a piece it does not take any more is left
+    out. Ends when `first` answers have come, where that is not 0.
+    """
+    began = time.monotonic()
+    with closing(connect(port)) as connection:
+        answers, closed = b"", False
+        for piece in pieces:
+            try:
+                connection.sendall(piece)
+            except OSError:
+                break
+            time.sleep(pause)
+        while not closed and not (first and answers.count(b"HTTP/1.1 ") >= first):
+            left = began + patience - time.monotonic()
+            if left <= 0 or not select.select([connection], [], [], left)[0]:
+                break
+            try:
+                data = connection.recv(65536)
+            except OSError:
+                data = b""
+            closed = not data
+            answers += data
+    return Heard(answers, closed, time.monotonic() - began)
+
+
+def closed_by_peer(connections: Sequence[socket.socket]) -> int:
+    """How many of these the other side has closed; what they say is read."""
+    count = 0
+    for connection in connections:
+        connection.setblocking(False)
+        try:
+            while connection.recv(65536):
+                pass
+            count += 1
+        except BlockingIOError:
+            pass
+        except OSError:
+            count += 1
+    return count
