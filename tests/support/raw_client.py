@@ -1,6 +1,7 @@
 """A client of raw bytes: what it sends is no request unless a test makes it one."""
 
 import json
+import re
 import select
 import socket
 import time
@@ -23,8 +24,7 @@ class Heard:
     @property
     def statuses(self) -> list[int]:
         """Of every answer, in order."""
-        lines = self.answers.split(b"HTTP/1.1 ")[1:]
-        return [int(line[:3]) for line in lines]
+        return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", self.answers)]
 
     @property
     def body(self) -> dict[str, Any]:
