@@ -186,6 +186,7 @@ def _thread(
             patience=settings.patience_seconds,
         ),
         max_waiting=settings.max_waiting,
+        max_waiting_rows=settings.max_waiting_rows,
         on_step=metrics.stepped,
         on_start=metrics.started,
     )

@@ -46,6 +46,16 @@ class Settings(BaseSettings):
     # Passes queued or running beyond which blocks are refused with 503; as many of emergencies
     # besides.
     max_waiting: int = Field(default=256, ge=1)
+    # Rows they may have to run together, beyond which they are refused likewise; 0 is no bound.
+    max_waiting_rows: int = Field(default=32_768, ge=0)
+    # Requests for tokens a minute of one caller (an edge's key, or an address without one) whose
+    # key says nothing else, beyond which they get 429; a minute's may come at once. 0 is no limit,
+    # as below.
+    requests_per_minute: int = Field(default=0, ge=0)
+    # Tokens a minute of one caller: those asked for, and new prompts'.
+    tokens_per_minute: int = Field(default=0, ge=0)
+    # Requests for tokens of one caller being served at once.
+    concurrent: int = Field(default=0, ge=0)
     # Bytes for the logs and KV of all sessions together.
     context_bytes: int = Field(default=2 * 1024**3, ge=1)
     # Bytes of these for KV of ended sessions, kept for prompts of the same caller that begin alike

@@ -6,76 +6,40 @@ Knows the public response types but not HTTP; `generation` makes the tokens.
 
 import logging
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from services.edge.cloud_client import Traffic
 from services.edge.generation import Generation, Token
+from services.edge.load import Load
 from services.edge.metrics import EdgeMetrics
 from services.edge.schemas import Details, TokenView, Usage
 from services.edge.spent import Spent
 from services.edge.text import StreamDecoder
 from services.edge.verified import Waits
 from shared import tracing
-from shared.errors import Draining, Overloaded, TandemError
-from shared.runtime.lifecycle import Lifecycle
-from shared.runtime.work import Priority
+from shared.access.limiter import Admission
+from shared.errors import TandemError
 from shared.tracing import Attribute, Span
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Load:
-    """How many requests are being served, of how many of a class this edge takes on at once, and
-    until when.
-    """
-
-    limit: int
-    lifecycle: Lifecycle = field(default_factory=Lifecycle)
-    running: Counter[Priority] = field(default_factory=Counter)
-
-    def require_room(self, priority: Priority) -> None:
-        """Refuse one request of a class more than the limit.
-
-        Raises:
-            Overloaded: as many as allowed are being served.
-        """
-        if (count := self.running[priority]) >= self.limit:
-            raise Overloaded(f"{count} requests are being served, the most allowed")
-
-    def require_time(self) -> None:
-        """Refuse to go on when this edge is about to end.
-
-        Raises:
-            Draining: requests under way have had their time.
-        """
-        if self.lifecycle.over:
-            raise Draining("this edge is ending: ask again, another or a later one")
-
-    @contextmanager
-    def serving(self, metrics: EdgeMetrics, priority: Priority) -> Iterator[None]:
-        """Count one request while it is served."""
-        self.running[priority] += 1
-        metrics.running.inc()
-        try:
-            yield
-        finally:
-            self.running[priority] -= 1
-            metrics.running.dec()
-
-
 @dataclass(slots=True, kw_only=True)
 class Answer:
-    """One answer: iterate `tokens`, then read `text` and `details`."""
+    """One answer: iterate `tokens`, then read `text` and `details`.
+
+    `asked` are the tokens it may come to with its prompt; `admission` is told how many it did.
+    """
 
     generation: Generation
     decoder: StreamDecoder
     metrics: EdgeMetrics
     load: Load
     compute_format: str
+    asked: int
+    admission: Admission | None
     # When the request came in, on `time.perf_counter`'s clock.
     began: float
     text: str = ""
@@ -89,7 +53,7 @@ class Answer:
         failure = "cancelled"
         # Somebody who hangs up ends the request before what makes the answer has an end.
         self.span.hold()
-        with self.load.serving(self.metrics, self.generation.state.claim.priority):
+        with self.load.serving(self.metrics, self.generation.state.claim.priority, self.asked):
             try:
                 async with aclosing(self.generation.tokens()) as tokens:
                     async for token in tokens:
@@ -199,6 +163,8 @@ class Answer:
             metrics.success.labels(finished_reason=generation.sequence.finish_reason).inc()
             metrics.e2e.labels(mode=generation.rules.mode).observe(elapsed)
             metrics.generation_length.observe(len(self.views))
+        if self.admission is not None:
+            self.admission.used = generation.sequence.prompt_tokens + len(self.views)
         metrics.degraded.inc(generation.degraded)
         metrics.repaired.inc(generation.repaired)
         self._tell(failure, elapsed)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from services.edge.answer import Answer, Load
+from services.edge.answer import Answer
 from services.edge.chain import Chain
 from services.edge.chances import RANKS, Chances
 from services.edge.cloud_side import CloudSide
@@ -20,6 +20,7 @@ from services.edge.drafting import Ranker
 from services.edge.drafts import Drafts
 from services.edge.engine import EdgeEngine, EdgeResult, EdgeWork
 from services.edge.generation import Generation
+from services.edge.load import Load
 from services.edge.metrics import EdgeMetrics
 from services.edge.policy import MOST_HELD, Mode, Rules, default_on_cloud_loss
 from services.edge.resuming import Conversation, first_revision, named
@@ -28,11 +29,12 @@ from services.edge.state import EdgeState
 from services.edge.text import TextCodec
 from services.edge.uplink import Uplink
 from services.edge.verified import Verified
-from services.edge.wishes import on_the_wire, require_fitting, sampling_of
+from services.edge.wishes import on_the_wire, require_fitting, require_length, sampling_of
 from shared.access import Caller
+from shared.access.limiter import Admission
 from shared.decoding.sampling import SAMPLER_VERSION, SamplingParameters
 from shared.decoding.sequence import Sequence
-from shared.errors import CloudLost, Forbidden, Invalid, TandemError, Unfit
+from shared.errors import CloudLost, Forbidden, Invalid, Overloaded, TandemError, Unfit
 from shared.protocol.messages import Codec, Opening, Sampling
 from shared.runtime.model_thread import ModelThread
 from shared.runtime.work import Claim
@@ -94,7 +96,11 @@ class Answering:
         return ("standalone", "collaborative") if fits else ("standalone",)
 
     async def answer(
-        self, request: GenerateRequest, caller: Caller, conversation: Conversation | None = None
+        self,
+        request: GenerateRequest,
+        caller: Caller,
+        conversation: Conversation | None = None,
+        admission: Admission | None = None,
     ) -> Answer:
         """Check a request against this deployment and get it ready; nothing runs before
         `Answer.tokens`. A request of a conversation goes on where the cloud has it.
@@ -102,7 +108,8 @@ class Answering:
         Raises:
             Forbidden: the caller may not ask for this priority.
             Invalid: a field is out of this model's or deployment's range.
-            Overloaded: as many requests as allowed are running.
+            Limited: the caller has asked for as many tokens as it may.
+            Overloaded: as many requests or tokens as allowed are being served.
             CloudLost, Unfit: the mode promises the full model's text and no cloud is there.
         """
         began = time.perf_counter()
@@ -117,11 +124,18 @@ class Answering:
             self.load.require_room(claim.priority)
             # Tokenizing a body of the largest size takes seconds: the event loop goes on meanwhile.
             ids = await asyncio.to_thread(self.text.encode, request.inputs)
-            self.load.require_room(claim.priority)
-            return self._prepare(request, ids, claim, conversation, began)
+            require_length(ids, request, self.identity.max_positions)
+            tokens = len(ids) + request.parameters.max_new_tokens
+            if admission is not None:
+                admission.charge(tokens)
+            self.load.require_room(claim.priority, tokens)
+            answer = self._prepare(request, ids, claim, conversation, began)
+            answer.admission = admission
+            return answer
         except TandemError as error:
-            self.metrics.failures.labels(reason=error.code).inc()
-            self.metrics.refused(error)
+            if admission is not None and isinstance(error, Overloaded):
+                admission.withdraw()
+            self.metrics.failed(error)
             raise
 
     def _prepare(
@@ -134,7 +148,6 @@ class Answering:
     ) -> Answer:
         parameters = request.parameters
         rules = self._rules(parameters)
-        self._check_length(ids, request)
         seed = parameters.seed
         if seed is None:
             seed = conversation.seed(ids) if conversation else secrets.randbits(63)
@@ -165,6 +178,8 @@ class Answering:
             metrics=self.metrics,
             load=self.load,
             compute_format=self.identity.compute_format,
+            asked=len(ids) + parameters.max_new_tokens,
+            admission=None,
             began=began,
         )
 
@@ -198,23 +213,6 @@ class Answering:
                 f"mode {rules.mode} needs the cloud, which is lost ({link.last_failure})",
                 reason="link",
                 retry_after=max(1.0, link.seconds_to_retry),
-            )
-
-    def _check_length(self, ids: list[int], request: GenerateRequest) -> None:
-        if not ids:
-            raise Invalid("inputs: the prompt has no tokens", field="inputs")
-        longest = self.identity.max_positions
-        if len(ids) >= longest:
-            raise Invalid(
-                f"inputs: the prompt has {len(ids)} tokens; allowed: 1 to {longest - 1}",
-                field="inputs",
-            )
-        wanted = request.parameters.max_new_tokens
-        if len(ids) + wanted > longest:
-            raise Invalid(
-                f"parameters.max_new_tokens: {wanted} after a prompt of {len(ids)} tokens is "
-                f"beyond the context of {longest}; allowed: 1 to {longest - len(ids)}",
-                field="parameters.max_new_tokens",
             )
 
     def _opening(

@@ -16,7 +16,7 @@ import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from services.edge.answer import Load
+from services.edge.admission import Admitted
 from services.edge.answering import Answering, Defaults, Identity
 from services.edge.chances import Chances, untuned_chances
 from services.edge.cloud_client import CloudClient
@@ -24,6 +24,7 @@ from services.edge.cloud_side import CloudSide
 from services.edge.controller import Controller, Measured
 from services.edge.engine import EdgeEngine, EdgeResult, EdgeWork
 from services.edge.link import Link
+from services.edge.load import Load
 from services.edge.metrics import EdgeMetrics
 from services.edge.policy import Pacing
 from services.edge.probe import Probe
@@ -34,7 +35,8 @@ from services.edge.settings import Settings
 from services.edge.text import TextCodec
 from services.edge.transport import PooledTransport
 from shared import __version__, environment, tracing
-from shared.access import open_door
+from shared.access import limits_of, open_door
+from shared.access.limiter import Limiter
 from shared.errors import BadModel
 from shared.model import Manifest, SpanModel
 from shared.protocol.version import PROTOCOL_VERSION
@@ -89,7 +91,11 @@ def create_app(
             thresholds={layer: info.threshold for layer, info in model.exits.items()},
         ),
         metrics=metrics,
-        load=Load(settings.max_requests, lifecycle),
+        load=Load(
+            settings.max_requests,
+            lifecycle,
+            settings.max_tokens or settings.kv_bytes // model.kv_token_bytes,
+        ),
         controller=_controller(settings, manifest),
         chances={kind: _chances(model, manifest.split, kind) for kind in ("greedy", "sampled")},
     )
@@ -112,7 +118,7 @@ def create_app(
     app = FastAPI(title="Tandem edge", lifespan=lifespan)
     errors.install(app)
     app.state.metrics = metrics
-    _surround(app, settings)
+    _surround(app, settings, answering)
     if tracer is not None:
         model_told = {"gen_ai.request.model": manifest.model}
         app.add_middleware(Traced, tracer=tracer, paths=["/generate"], attributes=model_told)
@@ -121,7 +127,7 @@ def create_app(
     return app
 
 
-def _surround(app: FastAPI, settings: Settings) -> None:
+def _surround(app: FastAPI, settings: Settings, answering: Answering) -> None:
     """Put the middleware around an application, innermost first."""
     doorkeeper = open_door(
         settings.keys_file,
@@ -131,6 +137,9 @@ def _surround(app: FastAPI, settings: Settings) -> None:
         prefix="TANDEM_EDGE_",
     )
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    own = settings.requests_per_minute, settings.tokens_per_minute, settings.concurrent
+    limiter, load = Limiter(limits_of(*own)), answering.load
+    app.add_middleware(Admitted, limiter=limiter, load=load, metrics=answering.metrics)
     app.add_middleware(Access, doorkeeper=doorkeeper, rules=RULES)
     app.add_middleware(RequestId)
 
@@ -296,13 +305,9 @@ async def _connected(
             await side.background.drain(lifecycle.seconds_left + LAST_SECONDS)
 
 
-def _name(settings: Settings) -> str:
-    return settings.name or socket.gethostname()
-
-
 def _shown(settings: Settings, manifest: Manifest) -> dict[str, object]:
     return {
-        "name": _name(settings),
+        "name": settings.name or socket.gethostname(),
         "version": __version__,
         "model": manifest.model,
         "fingerprint": manifest.fingerprint,

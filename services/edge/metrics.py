@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.edge.policy import Mode
 from shared.decoding.sequence import FinishReason
+from shared.errors import TandemError
 from shared.web.metrics import ServiceMetrics, expect
 
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.5, 1, 2.5, 5)
@@ -24,7 +25,7 @@ CODECS = ("fp32", "fp16", "int8", "ids")
 # Codes of `shared.errors` a request can end with, and its user leaving.
 FAILURES = (
     "invalid", "overloaded", "out_of_memory", "cloud_lost", "mismatch", "compute", "codec_range",
-    "internal", "cancelled", "forbidden", "fenced", "draining",
+    "internal", "cancelled", "forbidden", "fenced", "draining", "limited",
 )  # fmt: skip
 REQUEST_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120)
 
@@ -171,6 +172,11 @@ class EdgeMetrics(ServiceMetrics):
             "Estimated network delay to the cloud and back",
             registry=registry,
         )
+
+    def failed(self, error: TandemError) -> None:
+        """A request was refused, or its answer broke off."""
+        self.failures.labels(reason=error.code).inc()
+        self.refused(error)
 
     def moved(self) -> None:
         """See `uplink.Observer`."""

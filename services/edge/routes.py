@@ -12,6 +12,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
+from services.edge.admission import admission_of
 from services.edge.answer import Answer
 from services.edge.answering import Answering
 from services.edge.events import EventStream
@@ -71,7 +72,8 @@ class Surface:
         )
         # The body has been read: what comes is that the client has gone.
         async with cancelled_when_gone(request.receive):
-            answer = await self.answering.answer(body, caller_of(request), conversation)
+            caller, admission = caller_of(request), admission_of(request)
+            answer = await self.answering.answer(body, caller, conversation, admission)
             if not body.stream:
                 return await self._whole(body, answer)
             tokens = answer.tokens()

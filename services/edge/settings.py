@@ -80,6 +80,18 @@ class Settings(BaseSettings):
     patience_seconds: float = Field(default=1.0, gt=0)
     # Requests served at once, beyond which new ones get 503; as many emergencies besides.
     max_requests: int = Field(default=64, ge=1)
+    # Tokens of all requests being served, prompts and answers at their longest, beyond which new
+    # ones get 503; as many of emergencies besides. 0: as many as `kv_bytes` have room for, so that
+    # no answer that was begun breaks off for want of memory.
+    max_tokens: int = Field(default=0, ge=0)
+    # Requests a minute of one caller (a key, or an address without one) whose key says nothing
+    # else, beyond which it gets 429; a minute's may come at once. 0 is no limit, as below.
+    requests_per_minute: int = Field(default=0, ge=0)
+    # Tokens a minute of one caller: the prompt's, and those of the answer at its longest, of which
+    # what did not come is given back.
+    tokens_per_minute: int = Field(default=0, ge=0)
+    # Requests of one caller being served at once.
+    concurrent: int = Field(default=0, ge=0)
     # File of the keys that let callers in, read anew when it changes (docs/access.md); unset: none.
     keys_file: Path | None = None
     # What callers without a key may do: scopes with commas between, empty for nothing. Unset:

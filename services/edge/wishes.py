@@ -1,7 +1,7 @@
 """A request's parameters as the parts below take them."""
 
 from services.edge.policy import Mode
-from services.edge.schemas import Parameters
+from services.edge.schemas import GenerateRequest, Parameters
 from shared.decoding.sampling import SamplingParameters
 from shared.errors import Invalid
 from shared.protocol.messages import Sampling
@@ -50,3 +50,25 @@ def on_the_wire(sampling: SamplingParameters, seed: int) -> Sampling:
         seed=seed,
         eos_ids=sampling.eos_ids,
     )
+
+
+def require_length(ids: list[int], request: GenerateRequest, longest: int) -> None:
+    """Refuse a prompt that is empty, or leaves no room for its answer in a context of `longest`.
+
+    Raises:
+        Invalid: it does.
+    """
+    if not ids:
+        raise Invalid("inputs: the prompt has no tokens", field="inputs")
+    if len(ids) >= longest:
+        raise Invalid(
+            f"inputs: the prompt has {len(ids)} tokens; allowed: 1 to {longest - 1}",
+            field="inputs",
+        )
+    wanted = request.parameters.max_new_tokens
+    if len(ids) + wanted > longest:
+        raise Invalid(
+            f"parameters.max_new_tokens: {wanted} after a prompt of {len(ids)} tokens is "
+            f"beyond the context of {longest}; allowed: 1 to {longest - len(ids)}",
+            field="parameters.max_new_tokens",
+        )

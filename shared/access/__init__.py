@@ -4,7 +4,17 @@ from shared.access.caller import ANYBODY, Caller
 from shared.access.door import open_door, scopes_of
 from shared.access.doorkeeper import Doorkeeper
 from shared.access.key_file import KeyFile
-from shared.access.keys import SCOPES, Key, KeyRing, Limits, Scope, digest_of, new_key, read_keys
+from shared.access.keys import (
+    SCOPES,
+    Key,
+    KeyRing,
+    Limits,
+    Scope,
+    digest_of,
+    limits_of,
+    new_key,
+    read_keys,
+)
 
 __all__ = [
     "ANYBODY",
@@ -17,6 +27,7 @@ __all__ = [
     "Limits",
     "Scope",
     "digest_of",
+    "limits_of",
     "new_key",
     "open_door",
     "read_keys",

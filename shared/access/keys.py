@@ -52,6 +52,11 @@ class Limits:
     concurrent: int | None = None
 
 
+def limits_of(requests_per_minute: int, tokens_per_minute: int, concurrent: int) -> Limits:
+    """Limits as settings say them: 0 is none."""
+    return Limits(requests_per_minute or None, tokens_per_minute or None, concurrent or None)
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """One key; `digest` is SHA-256 of the key's bytes or of a certificate's DER form."""

@@ -84,6 +84,11 @@ class SpanModel:
         return self._ledger.held
 
     @property
+    def kv_token_bytes(self) -> int:
+        """Bytes of KV of one position, at all layers of this model."""
+        return self._pool.layout.row_bytes * len(self.span.layers)
+
+    @property
     def kv_layout(self) -> Layout:
         """How sessions' KV is laid out."""
         return self._pool.layout

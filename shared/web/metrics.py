@@ -8,14 +8,14 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
-from shared.errors import Draining, Overloaded, TandemError
+from shared.errors import Draining, Limited, Overloaded, TandemError
 from shared.runtime.work import PRIORITIES, Priority, Stepped
 from shared.web.connections import Connections
 from shared.web.refusals import REASONS
 
 WAIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-REFUSALS = ("overloaded", "out_of_memory")
+REFUSALS = ("overloaded", "out_of_memory", "limited")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class ServiceMetrics:
         self.kv_bytes = Gauge("tandem_kv_cache_bytes", "Bytes of KV cache held", registry=registry)
         self.rejections = Counter(
             "tandem_admission_rejections",
-            "Requests refused for want of room, by reason",
+            "Requests refused for want of room, or by their caller's own limits, by reason",
             ["reason"],
             registry=registry,
         )
@@ -112,8 +112,8 @@ class ServiceMetrics:
         self.parked.inc(step.parked)
 
     def refused(self, error: TandemError) -> None:
-        """Record a refusal, if `error` is one for want of room."""
-        if isinstance(error, Overloaded) and not isinstance(error, Draining):
+        """Record a refusal, if `error` is one for want of room, or one caller's own limit."""
+        if isinstance(error, Overloaded | Limited) and not isinstance(error, Draining):
             self.rejections.labels(reason=error.code).inc()
 
     def read_connections(self, connections: Connections) -> None:
