@@ -24,6 +24,7 @@ from shared.web import observe
 from shared.web.access import CALLER, PUBLIC, Rules, caller_of, certificate_of
 from shared.web.errors import error_body
 from shared.web.leaving import cancelled_when_gone
+from shared.web.strict_json import StrictRoute
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Surface:
 
     def routes(self) -> APIRouter:
         """Return the router."""
-        router = APIRouter()
+        router = APIRouter(route_class=StrictRoute)
         router.add_api_route("/generate", self.generate, methods=["POST"], response_model=None)
         router.add_api_route("/", self.page, methods=["GET"], include_in_schema=False)
         return router

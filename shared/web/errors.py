@@ -124,6 +124,8 @@ def _allowed(request: Request, path: list[object], *, unknown: bool) -> str | No
 
 def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, TandemError):  # raised while FastAPI read the body
+        return answer_to(request, error.__cause__)
     if error.detail == _UNPARSED:
         return _no_json()
     message = shortened(str(error.detail), MOST_TOLD)
