@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     # Base URL of the cloud service, whose host may stand for several addresses, or URLs of its
     # replicas with commas between; empty for an edge that serves `standalone` only.
-    cloud_url: str = "http://127.0.0.1:8001"
+    cloud_url: str = Field(default="http://127.0.0.1:8001", repr=False)
     # Trust a cloud with a certificate of these authorities (PEM) and no other. Empty: the system's.
     cloud_ca_file: str = ""
     # The certificate this edge shows the cloud (PEM); empty shows none.
@@ -156,7 +156,8 @@ class Settings(BaseSettings):
         for url in _listed(urls):
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(f"{url!r} is no URL such as http://cloud:8001")
+                # One may hold a password, and is not repeated.
+                raise ValueError("not URLs such as http://cloud:8001, with commas between")
         return urls
 
     @property
