@@ -175,7 +175,9 @@ def _tracer(settings: Settings, metrics: EdgeMetrics) -> tracing.Tracer | None:
     return tracing.tracer_to(
         settings.traces_url,
         share=settings.traces_share,
-        resource=tracing.resource_of("tandem-edge", _name(settings), __version__),
+        resource=tracing.resource_of(
+            "tandem-edge", settings.name or socket.gethostname(), __version__
+        ),
         dropped=metrics.spans_dropped.inc,
     )
 
