@@ -28,7 +28,7 @@ from services.cloud.settings import Settings
 from services.cloud.verifier import Verifier
 from services.cloud.welcome import Welcome
 from shared import __version__, environment, tracing
-from shared.access import open_door
+from shared.access import Doorkeeper, open_door
 from shared.decoding.sampling import Choice
 from shared.errors import BadModel
 from shared.model import SpanModel, probe_tau
@@ -56,6 +56,7 @@ def create_app(settings: Settings, model: SpanModel, lifecycle: Lifecycle | None
     if manifest is None or manifest.role != "cloud":
         raise BadModel("the cloud serves a cloud bundle; make one with `tandem partition`")
     manifest.require_protocol(PROTOCOL_VERSION)
+    doorkeeper = open_door(settings, usual={"sessions", "metrics"}, prefix="TANDEM_CLOUD_")
     registry = CollectorRegistry()
     metrics = CloudMetrics(registry)
     # The store makes room before a pass; this is what no mistake in its books gets past.
@@ -104,7 +105,7 @@ def create_app(settings: Settings, model: SpanModel, lifecycle: Lifecycle | None
     errors.install(app)
     app.state.metrics = metrics
     surface = Surface(completion, metrics, shown, settings.max_body_bytes)
-    _surround(app, settings, surface)
+    _surround(app, settings, doorkeeper, surface)
     if tracer is not None:
         told_of_all = {"gen_ai.request.model": manifest.model}
         app.add_middleware(Traced, tracer=tracer, paths=surface.posts(), attributes=told_of_all)
@@ -113,15 +114,8 @@ def create_app(settings: Settings, model: SpanModel, lifecycle: Lifecycle | None
     return app
 
 
-def _surround(app: FastAPI, settings: Settings, surface: Surface) -> None:
+def _surround(app: FastAPI, settings: Settings, doorkeeper: Doorkeeper, surface: Surface) -> None:
     """Put the middleware around an application, innermost first."""
-    doorkeeper = open_door(
-        settings.keys_file,
-        settings.without_key,
-        settings.host,
-        usual={"sessions", "metrics"},
-        prefix="TANDEM_CLOUD_",
-    )
     app.add_middleware(Direct, posts=surface.posts())
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(Access, doorkeeper=doorkeeper, rules=RULES)

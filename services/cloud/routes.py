@@ -25,7 +25,7 @@ from shared.protocol.version import (
 from shared.protocol.wire import decode, decode_blocks, encode
 from shared.runtime.deadline import Deadline
 from shared.web import observe
-from shared.web.access import Rules, caller_of
+from shared.web.access import CALLER, Rules, caller_of
 from shared.web.direct import Endpoint
 from shared.web.errors import fault_of
 from shared.web.leaving import watched
@@ -37,6 +37,8 @@ RULES: Rules = {
     ("POST", PATH_BLOCKS): "sessions",
     ("POST", PATH_STREAM): "sessions",
     ("POST", PATH_CLOSE): "sessions",
+    # FastAPI's own.
+    ("GET", "/openapi.json"): CALLER,
 }
 
 _MILLISECONDS = re.compile("[1-9][0-9]{0,8}")

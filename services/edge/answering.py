@@ -92,7 +92,7 @@ class Answering:
         """
         if self.cloud is None or self.cloud.link.state == "reachable":
             return self.modes
-        fits = self.cloud.link.unfit is None
+        fits = not self.cloud.link.misfit
         return ("standalone", "collaborative") if fits else ("standalone",)
 
     async def answer(
@@ -206,7 +206,7 @@ class Answering:
         if rules.mode == "standalone" or self.cloud is None:
             return
         link = self.cloud.link
-        if link.unfit is not None:
+        if link.unfit is not None and (link.misfit or rules.on_cloud_loss == "error"):
             raise Unfit(link.unfit)
         if not link.usable and rules.on_cloud_loss == "error":
             raise CloudLost(

@@ -2,12 +2,13 @@
 mapped to our errors.
 
 No `httpx` exception leaves this module. Errors: `CloudLost` where trying again may help (refused,
-timed out, 5xx, damaged or unreadable), `Unfit` where edge and cloud do not fit, `Fenced` where the
+timed out, 5xx, damaged or unreadable; or, of the reasons `LOCKED_OUT`, when the edge's key is
+another), `Unfit` where edge and cloud do not fit, `Fenced` where the
 session has gone on elsewhere, `Invalid` where the cloud cannot do what the request asks.
 """
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 
@@ -36,12 +37,19 @@ FAULT_CODES = frozenset(
         *("truncated", "malformed", "checksum", "field", "shape", "scales", "values", "codec"),
         *("token", "position", "drafts", "conflict", "too_large", "overloaded", "out_of_memory"),
         *("internal", "compute", "not_found", "draining", "deadline", "fenced"),
+        *("limited", "unauthorized", "forbidden"),
     }
 )
 _LONGEST_RETRY_SECONDS = 3600.0
-_PLAIN = {"accept-encoding": "identity"}
+_PLAIN = ((b"accept-encoding", b"identity"),)
 # Attributes of a round trip's span.
 BYTES_UP, BYTES_DOWN = "tandem.bytes_up", "tandem.bytes_down"
+# What the cloud says to an edge that may not come in, by status.
+LOCKED_OUT = {
+    "unauthorized": "the cloud does not know this edge's key (TANDEM_EDGE_CLOUD_KEY_FILE)",
+    "forbidden": "this edge's key (TANDEM_EDGE_CLOUD_KEY_FILE) allows no sessions in the cloud",
+}
+_BY_STATUS = {401: "unauthorized", 403: "forbidden"}
 
 
 @dataclass(slots=True)
@@ -60,10 +68,12 @@ class CloudClient:
     Args:
         http: with base URL and timeouts set; owned by the caller.
         limit: largest report taken, in bytes.
+        authorization: what every request is sent with, asked for each.
     """
 
     http: httpx.AsyncClient
     limit: int
+    authorization: Callable[[], bytes] | None = None
     _urls: dict[tuple[httpx.URL | None, str], httpx.URL] = field(default_factory=dict)
 
     async def manifest(
@@ -73,7 +83,11 @@ class CloudClient:
         timeouts = self.http.timeout if seconds is None else httpx.Timeout(seconds)
         url = self._url(at, PATH_MANIFEST)
         request = self.http.build_request(
-            "GET", url, headers=_PLAIN, timeout=timeouts, extensions=_extensions(at, timeouts)
+            "GET",
+            url,
+            headers=[*_PLAIN, *self._authorized()],
+            timeout=timeouts,
+            extensions=_extensions(at, timeouts),
         )
         response, body = await self._whole(request)
         if response.status_code != httpx.codes.OK:
@@ -191,11 +205,14 @@ class CloudClient:
         return httpx.Request(
             "POST",
             self._url(at, path),
-            headers=[*_headers(timeouts.read), *span.headers()],
+            headers=[*_headers(timeouts.read), *self._authorized(), *span.headers()],
             cookies=self.http.cookies or None,
             content=body,
             extensions=_extensions(at, timeouts),
         )
+
+    def _authorized(self) -> list[tuple[bytes, bytes]]:
+        return [(b"authorization", self.authorization())] if self.authorization else []
 
     def _complete(self, buffer: bytes) -> int | None:
         """Return the length of the first frame of `buffer` once it is all there."""
@@ -285,6 +302,14 @@ def _refusal(status: int, body: bytes, headers: httpx.Headers, limit: int) -> Ta
         message = None
     after = headers.get("retry-after", "")
     retry_after = min(float(after), _LONGEST_RETRY_SECONDS) if after.isdecimal() else 1.0
+    if (locked := _BY_STATUS.get(status)) is not None:
+        return CloudLost(LOCKED_OUT[locked], reason=locked)
+    if status == httpx.codes.TOO_MANY_REQUESTS:
+        return CloudLost(
+            "the cloud takes no more of this edge for now",
+            reason="limited",
+            retry_after=retry_after,
+        )
     if not isinstance(message, Fault):
         return CloudLost(
             f"the cloud answered {status}", reason=f"status_{status}", retry_after=retry_after

@@ -27,6 +27,7 @@ class Link(Breaker):
     """The state of the path to one cloud; every change of it is logged, once."""
 
     unfit: str | None = None
+    locked_out: bool = False  # only the key does not fit
     cloud_format: str | None = None
     cloud_modes: tuple[str, ...] | None = None
     round_trip_seconds: float | None = None
@@ -43,6 +44,11 @@ class Link(Breaker):
         if self.failures:
             return "lost"
         return "reachable" if self.cloud_format else "unknown"
+
+    @property
+    def misfit(self) -> bool:
+        """Whether no key would make them fit."""
+        return self.unfit is not None and not self.locked_out
 
     @property
     def usable(self) -> bool:
@@ -72,13 +78,13 @@ class Link(Breaker):
 
     def welcomed(self, compute_format: str, modes: Sequence[str]) -> None:
         """Record that the cloud showed itself and fits this edge."""
-        self.unfit = None
+        self.unfit, self.locked_out = None, False
         self.cloud_format = compute_format
         self.cloud_modes = tuple(modes)
 
-    def refused(self, difference: str) -> None:
-        """Record that edge and cloud do not fit; only a cloud that fits ends it."""
-        self.unfit = difference
+    def refused(self, difference: str, *, locked_out: bool = False) -> None:
+        """Record that edge and cloud do not fit, or their keys; only a cloud that fits ends it."""
+        self.unfit, self.locked_out = difference, locked_out
         self._tell()
 
     def failed(self, reason: str) -> bool:

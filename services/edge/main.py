@@ -35,7 +35,7 @@ from services.edge.settings import Settings
 from services.edge.text import TextCodec
 from services.edge.transport import PooledTransport
 from shared import __version__, environment, tracing
-from shared.access import limits_of, open_door
+from shared.access import Doorkeeper, SentKey, limits_of, open_door
 from shared.access.limiter import Limiter
 from shared.errors import BadModel
 from shared.model import Manifest, SpanModel
@@ -73,6 +73,7 @@ def create_app(
     if manifest is None or manifest.role != "edge" or manifest.split is None:
         raise BadModel("the edge serves an edge bundle; make one with `tandem partition`")
     manifest.require_protocol(PROTOCOL_VERSION)
+    doorkeeper = open_door(settings, usual={"generate", "metrics"}, prefix="TANDEM_EDGE_")
     registry = CollectorRegistry()
     metrics = EdgeMetrics(registry)
     model.kv_budget_bytes = settings.kv_bytes
@@ -118,7 +119,7 @@ def create_app(
     app = FastAPI(title="Tandem edge", lifespan=lifespan)
     errors.install(app)
     app.state.metrics = metrics
-    _surround(app, settings, answering)
+    _surround(app, settings, doorkeeper, answering)
     if tracer is not None:
         model_told = {"gen_ai.request.model": manifest.model}
         app.add_middleware(Traced, tracer=tracer, paths=["/generate"], attributes=model_told)
@@ -127,15 +128,10 @@ def create_app(
     return app
 
 
-def _surround(app: FastAPI, settings: Settings, answering: Answering) -> None:
+def _surround(
+    app: FastAPI, settings: Settings, doorkeeper: Doorkeeper, answering: Answering
+) -> None:
     """Put the middleware around an application, innermost first."""
-    doorkeeper = open_door(
-        settings.keys_file,
-        settings.without_key,
-        settings.host,
-        usual={"generate", "metrics"},
-        prefix="TANDEM_EDGE_",
-    )
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     own = settings.requests_per_minute, settings.tokens_per_minute, settings.concurrent
     limiter, load = Limiter(limits_of(*own)), answering.load
@@ -258,7 +254,8 @@ def _cloud_side(settings: Settings, transport: httpx.AsyncBaseTransport | None) 
         breaker=lambda: Breaker(*pauses),
         resolve=addresses if pool is not None else None,
     )
-    client = CloudClient(http, limit=settings.max_report_bytes)
+    key = SentKey(settings.cloud_key_file) if settings.cloud_key_file else None
+    client = CloudClient(http, limit=settings.max_report_bytes, authorization=key)
     budget = RetryBudget(2.0 * settings.max_requests)
     side = CloudSide(client, Link(*pauses), Background(), replicas, budget, settings.retry_seconds)
     return _Cloud(side, http, pool)

@@ -20,6 +20,7 @@ OPERATIONS = ("upload", "complete", "stream", "close")
 OUTCOMES = (
     "ok", "cancelled", "refused", "tls", "timeout", "broken", "malformed", "pool", "overloaded",
     "out_of_memory", "mismatch", "draining", "deadline", "fenced", "moved",
+    "limited", "unauthorized", "forbidden",
 )  # fmt: skip
 CODECS = ("fp32", "fp16", "int8", "ids")
 # Codes of `shared.errors` a request can end with, and its user leaving.

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from services.edge.cloud_client import CloudClient
+from services.edge.cloud_client import LOCKED_OUT, CloudClient
 from services.edge.link import Link
 from services.edge.replicas import Replica, Replicas
 from shared.errors import CloudLost, Mismatch, TandemError
@@ -58,7 +58,8 @@ class Probe:
         await asyncio.gather(*(self._look_at(each) for each in looked))
         known = self.replicas.known
         if all(each.unfit is not None for each in known):
-            self.link.refused(known[0].unfit or "")
+            mine = [each for each in known if not each.locked_out] or known
+            self.link.refused(mine[0].unfit or "", locked_out=mine[0].locked_out)
         elif not self.replicas.serving:
             failures = [each.breaker.last_failure for each in known if each.breaker.failures]
             self._lost(failures[0] or "refused")
@@ -85,14 +86,21 @@ class Probe:
             theirs = await self._manifest(replica, patience)
             check_fit(self.manifest, theirs)
         except Mismatch as error:
-            replica.unfit = error.message
+            replica.refuses(error.message)
         except TandemError as error:
             reason = error.reason if isinstance(error, CloudLost) else error.code
+            if reason in LOCKED_OUT:
+                replica.refuses(error.message, locked_out=True)
+                return
+            if reason == "limited":
+                # It is there, and this edge's sessions go on as they may.
+                replica.answered()
+                return
             replica.lost(reason)
             if reason == "timeout":
                 self.cut_off(replica)
         else:
-            replica.unfit = None
+            replica.fits()
             replica.answered()
             if theirs.get("draining") is True:
                 replica.leaves()

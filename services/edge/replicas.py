@@ -35,14 +35,15 @@ _PASSING = ("broken", "malformed")
 class Replica:
     """One replica: the URL it was named by, and the address to connect to in place of its host.
 
-    `unfit` says why it cannot serve this edge, `sessions` counts those that are there, `broke`
-    remembers a connection that broke off.
+    `unfit` says why it cannot serve this edge, `locked_out` that another key would do; `sessions`
+    counts those that are there, `broke` remembers a connection that broke off.
     """
 
     url: httpx.URL
     address: str | None
     breaker: Breaker
     unfit: str | None = None
+    locked_out: bool = False
     broke: bool = False
     sessions: int = 0
     failed_at: float = 0.0
@@ -86,6 +87,14 @@ class Replica:
             self.broke = True
         else:
             self.lost(reason)
+
+    def refuses(self, why: str, *, locked_out: bool = False) -> None:
+        """Record that it is there, and not for this edge."""
+        self.unfit, self.locked_out = why, locked_out
+
+    def fits(self) -> None:
+        """Record that it serves this edge."""
+        self.unfit, self.locked_out = None, False
 
     def lost(self, reason: str) -> None:
         """Record that it is down."""

@@ -27,7 +27,7 @@ LONGEST_PAUSE_SECONDS = 1.0
 # What the last try gets, however late it is.
 LEAST_SECONDS = 0.1
 # Reasons that asking the same replica again does not help against.
-_LASTING = ("timeout", "overloaded", "out_of_memory")
+_LASTING = ("timeout", "overloaded", "out_of_memory", "unauthorized", "forbidden")
 
 
 @dataclass(slots=True)
@@ -133,7 +133,7 @@ class Tries:
 
     async def again(self, error: CloudLost) -> None:
         """Return when the need is to be sent again: at once, and after pauses when every replica
-        has had it twice.
+        has had it twice; where the cloud has named a time for this edge, not before.
 
         Raises:
             CloudLost: `error`, where it is not to be.
@@ -146,7 +146,11 @@ class Tries:
         if lasting or late or self.made >= most or not self.route.budget.spend():
             raise error
         self.made += 1
-        if self.made >= 2 * count:
+        if error.reason == "limited":
+            if time.monotonic() + (error.retry_after or 0.0) >= self.deadline:
+                raise error
+            await asyncio.sleep(error.retry_after or 0.0)
+        elif self.made >= 2 * count:
             pause = FIRST_PAUSE_SECONDS * 2 ** (self.made - 2 * count)
             await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS) * jittered())
 

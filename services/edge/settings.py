@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     cloud_certificate_file: str = ""
     # Its private key (PEM, without a password).
     cloud_certificate_key_file: str = ""
+    # File of the key this edge shows the cloud, read anew when it changes; unset: it shows none.
+    cloud_key_file: Path | None = None
     # Where the model computes: `cpu`, `cuda` or `cuda:<n>`.
     device: str = "cpu"
     # Threads of the model's linear algebra on the CPU; 0 takes the CPUs this process may really use
@@ -165,7 +167,7 @@ class Settings(BaseSettings):
         """`cloud_url` as a list."""
         return _listed(self.cloud_url)
 
-    @field_validator("keys_file", mode="before")
+    @field_validator("keys_file", "cloud_key_file", mode="before")
     @classmethod
     def _no_file(cls, path: object) -> object:
         """An empty path is none."""

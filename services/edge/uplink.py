@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from services.edge.chain import Chain
-from services.edge.cloud_client import CloudClient, Traffic
+from services.edge.cloud_client import LOCKED_OUT, CloudClient, Traffic
 from services.edge.link import Link
 from services.edge.replicas import Replica
 from services.edge.round_trips import came_back, set_out
@@ -236,7 +236,7 @@ class Uplink:
             raise
         except Unfit as error:
             outcome = error.code
-            at.unfit = error.message
+            at.refuses(error.message)
             if self.route.replicas.serving:
                 raise CloudLost(error.message, reason=error.code) from error
             self.link.refused(error.message)
@@ -266,6 +266,10 @@ class Uplink:
         if error.reason == "draining":
             at.leaves()
             self.route.turned_away = True
+        if error.reason in LOCKED_OUT:
+            at.refuses(error.message, locked_out=True)
+            if not self.route.replicas.serving:
+                self.link.refused(error.message, locked_out=True)
         if not error.of_the_path:
             return
         at.failed(error.reason)

@@ -3,7 +3,7 @@
 from shared.access.caller import ANYBODY, Caller
 from shared.access.door import open_door, scopes_of
 from shared.access.doorkeeper import Doorkeeper
-from shared.access.key_file import KeyFile
+from shared.access.key_file import KeyFile, SentKey
 from shared.access.keys import (
     SCOPES,
     Key,
@@ -26,6 +26,7 @@ __all__ = [
     "KeyRing",
     "Limits",
     "Scope",
+    "SentKey",
     "digest_of",
     "limits_of",
     "new_key",

@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Set
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from shared.access.doorkeeper import Doorkeeper
 from shared.access.key_file import KeyFile
@@ -24,29 +24,33 @@ def scopes_of(listed: str) -> frozenset[Scope]:
     return frozenset(cast("list[Scope]", words))
 
 
-def open_door(
-    keys_file: Path | None,
-    without_key: str | None,
-    host: str,
-    *,
-    usual: Set[Scope],
-    prefix: str,
-) -> Doorkeeper:
+class Settings(Protocol):
+    """What says who may come in."""
+
+    @property
+    def keys_file(self) -> Path | None: ...
+    @property
+    def without_key(self) -> str | None: ...
+    @property
+    def host(self) -> str: ...
+
+
+def open_door(settings: Settings, *, usual: Set[Scope], prefix: str) -> Doorkeeper:
     """Return who lets callers in.
 
     Args:
-        without_key: scopes of callers without a key; unset, they have the `usual` ones where
-            nobody beyond this machine can ask and no keys are there, and none elsewhere.
-        host: what the service listens on.
+        usual: scopes of callers without a key, where it is not said which they have, nobody beyond
+            this machine can ask and there is no file of keys.
         prefix: of the settings, for whoever has to change them.
 
     Raises:
         Invalid: the keys cannot be read, a scope is none, or nobody could come in.
     """
-    if without_key is not None:
-        strangers = scopes_of(without_key)
+    keys_file = settings.keys_file
+    if settings.without_key is not None:
+        strangers = scopes_of(settings.without_key)
     else:
-        closed = keys_file is not None or not is_loopback(host)
+        closed = keys_file is not None or not is_loopback(settings.host)
         strangers = frozenset() if closed else frozenset(usual)
     if keys_file is not None:
         return Doorkeeper(KeyFile(keys_file), strangers)

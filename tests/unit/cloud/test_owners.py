@@ -1,14 +1,24 @@
 """A session is its owner's: nobody else finds it, in memory or in a store."""
 
+from dataclasses import replace
+
+import httpx
 import pytest
 
 from services.cloud.contexts import Context, key_of
 from services.cloud.contexts.sealing import place_of
+from services.cloud.routes import RULES
+from shared.access import Doorkeeper, Key, KeyRing, Scope, digest_of
 from shared.errors import Fenced, NotFound
+from shared.protocol.messages import Block, Close, Fault, Report
+from shared.protocol.version import MEDIA_TYPE, PATH_BLOCKS, PATH_CLOSE, PATH_STREAM
+from shared.protocol.wire import decode, encode
+from shared.web.access import Access
 from tests.support.fake_logs import FakeLogs
+from tests.support.toy_cloud import LIMIT, toy_cloud
 from tests.support.toy_model import WIDTH
 from tests.unit.cloud.replicas import Replica
-from tests.unit.cloud.sessions import CLOUD_OPENING, OPENING, SESSION, block
+from tests.unit.cloud.sessions import CLOUD_OPENING, OPENING, SESSION, ask, block
 from tests.unit.cloud.shelf import Shelf
 
 
@@ -95,3 +105,44 @@ async def test_a_log_put_into_anothers_place_is_damaged() -> None:
     async with two.store.using(SESSION, None, 1, "paris") as found:
         assert found is None
     assert two.seen.damaged > 0
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_over_http_a_session_is_the_owners_of_the_key(*, durable: bool) -> None:
+    sessions: frozenset[Scope] = frozenset({"sessions"})
+    owners = {"first": "berlin", "second": "berlin", "other": "paris"}
+    ring = KeyRing(
+        Key(key, digest_of(key), "bearer", sessions, owner) for key, owner in owners.items()
+    )
+    async with toy_cloud(logs=FakeLogs() if durable else None) as cloud:
+        door = Access(cloud.app, Doorkeeper(lambda: ring, sessions), RULES)
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(door), base_url="http://cloud"
+        ) as http:
+
+            async def send(key: str, message: Block | Close, path: str) -> tuple[int, object]:
+                headers = {"accept": MEDIA_TYPE, "content-type": MEDIA_TYPE}
+                headers |= {"authorization": f"Bearer {key}"} if key else {}
+                answer = await http.post(path, content=encode(message), headers=headers)
+                content = answer.content
+                return answer.status_code, decode(content, limit=LIMIT) if content else None
+
+            going_on = replace(ask(4, 3, opening=CLOUD_OPENING), opening=None)
+            status, report = await send("first", ask(3, opening=CLOUD_OPENING), PATH_BLOCKS)
+            assert status == 200
+            assert isinstance(report, Report)
+            closing = Close(session=SESSION, revision=5)
+            for stranger in ("other", ""):
+                for message, path in (
+                    (going_on, PATH_BLOCKS),
+                    (going_on, PATH_STREAM),
+                    (closing, PATH_CLOSE),
+                ):
+                    status, fault = await send(stranger, message, path)
+                    assert status == 404, path
+                    assert isinstance(fault, Fault)
+                    assert (fault.code, fault.message) == ("not_found", "no such session")
+            # Another key of the same owner goes on with it.
+            assert (await send("second", going_on, PATH_BLOCKS))[0] == 200
+            assert (await send("second", closing, PATH_CLOSE))[0] == 204
+            assert len(cloud.store) == 0
