@@ -184,6 +184,13 @@ class Settings(BaseSettings):
         return listed
 
     @model_validator(mode="after")
+    def _one_credential(self) -> Self:
+        """Refuse a password in a URL beside a key: both would be sent in one header."""
+        if self.cloud_key_file and any(urlsplit(url).username for url in self.cloud_urls):
+            raise ValueError("a cloud_key_file goes with a cloud_url without name and password")
+        return self
+
+    @model_validator(mode="after")
     def _mode_that_can_be_served(self) -> Self:
         """Refuse a default mode that needs the cloud where none is named; unasked, it follows."""
         if not self.cloud_url and "mode" in self.model_fields_set and self.mode != "standalone":

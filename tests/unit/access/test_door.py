@@ -54,3 +54,10 @@ def test_settings_refuse_an_unknown_scope_by_name(
     with pytest.raises(ValidationError, match="'admin' is no scope"):
         settings(bundle=Path("somewhere"), without_key="generate,admin")
     assert settings(bundle=Path("somewhere"), keys_file="").keys_file is None
+
+
+def test_a_password_in_the_url_is_no_second_credential_beside_a_key() -> None:
+    url = "https://name:secret@cloud"
+    with pytest.raises(ValidationError, match="without name and password") as refused:
+        EdgeSettings(bundle=Path("somewhere"), cloud_url=url, cloud_key_file=Path("key"))
+    assert "secret" not in str(refused.value.errors(include_input=False))

@@ -87,6 +87,9 @@ def test_an_edge_is_waited_for_until_it_has_found_its_cloud(start: Start) -> Non
     found, alone = free_ports(2)
     service = start(TELLS.format(port=found, told={"cloud": "reachable"}))
     wait_ready(service, f"http://{HOST}:{found}", seconds=20, cloud="reachable")
+    (quiet,) = free_ports(1)
+    service = start(TELLS.format(port=quiet, told={"status": "ready"}))
+    wait_ready(service, f"http://{HOST}:{quiet}", seconds=20, cloud="reachable")
     service = start(TELLS.format(port=alone, told={"cloud": "lost"}))
     wait_ready(service, f"http://{HOST}:{alone}", seconds=20)
     with pytest.raises(CommandError, match="not ready in 0 s"):

@@ -299,7 +299,9 @@ async def test_every_request_shows_the_key_there_is_now(call: Call) -> None:
     async with httpx.AsyncClient(
         transport=httpx.MockTransport(answer), base_url="http://cloud"
     ) as http:
-        for client in [CloudClient(http, LIMIT, lambda: next(keys))] * 2 + [CloudClient(http, LIMIT)]:
+        for client in [CloudClient(http, LIMIT, lambda: next(keys))] * 2 + [
+            CloudClient(http, LIMIT)
+        ]:
             with pytest.raises(CloudLost):
                 await call(client)
     assert seen == ["Bearer one", "Bearer two", None]

@@ -7,7 +7,7 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from services.edge.cloud_client import CloudClient
+from services.edge.cloud_client import LOCKED_OUT, CloudClient
 from services.edge.link import Link
 from services.edge.probe import Probe, check_fit
 from services.edge.replicas import Replicas
@@ -215,3 +215,32 @@ async def test_a_fleet_of_edges_does_not_look_at_every_idle_replica_each_time() 
 
     await look(Link(5, 60), answer, fleet("a", "b", "c"), times=3)
     assert sorted(asked) == ["a", "b", "c"]
+
+
+async def test_a_cloud_that_does_not_know_the_edges_key_is_unfit_until_it_does() -> None:
+    def locked(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(401)
+
+    link, replicas = Link(5, 60), fleet("a")
+    await look(link, locked, replicas)
+    assert (link.state, link.unfit, link.misfit) == ("unfit", LOCKED_OUT["unauthorized"], False)
+    assert (link.usable, link.failures, replicas.known[0].breaker.failures) == (False, 0, 0)
+    await look(link, says(), replicas)
+    assert (link.state, link.locked_out, replicas.known[0].serves) == ("reachable", False, True)
+
+
+async def test_one_replica_that_fits_no_key_makes_the_cloud_a_misfit() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(403) if request.url.host == "a" else says(depth=13)(request)
+
+    link, replicas = Link(5, 60), fleet("a", "b")
+    await look(link, answer, replicas, times=2)
+    assert link.misfit
+    assert "depth" in str(link.unfit)
+
+
+async def test_a_cloud_that_limits_this_edge_is_there() -> None:
+    link, replicas = Link(5, 60), fleet("a")
+    await look(link, says(), replicas)
+    await look(link, lambda request: httpx.Response(429), replicas, times=3)
+    assert (link.state, replicas.known[0].serves) == ("reachable", True)
