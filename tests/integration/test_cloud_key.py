@@ -101,7 +101,9 @@ async def test_requests_notice_a_key_that_was_taken_out(tmp_path: Path) -> None:
 
 
 async def test_a_key_is_exchanged_without_a_moment_alone(tmp_path: Path) -> None:
-    keys, file = of_keys(tmp_path, **{NEXT: SESSIONS}), key_of_edge(tmp_path, RIGHT)
+    mine = f'{SESSIONS}\nowner = "berlin"'
+    keys = written_keys(tmp_path / "keys.toml", {RIGHT: mine, NEXT: mine})
+    file = key_of_edge(tmp_path, RIGHT)
     async with (
         running(cloud_app(keys_file=keys)) as cloud,
         edge_client(cloud, cloud_key_file=file, **QUICK) as edge,
@@ -111,7 +113,7 @@ async def test_a_key_is_exchanged_without_a_moment_alone(tmp_path: Path) -> None
         for _ in range(6):
             await require_served(edge)
             await asyncio.sleep(0.2)
-        written_keys(keys, {NEXT: SESSIONS})
+        written_keys(keys, {NEXT: mine})
         for _ in range(6):
             await require_served(edge)
             await asyncio.sleep(0.2)

@@ -144,5 +144,6 @@ async def test_over_http_a_session_is_the_owners_of_the_key(*, durable: bool) ->
                     assert (fault.code, fault.message) == ("not_found", "no such session")
             # Another key of the same owner goes on with it.
             assert (await send("second", going_on, PATH_BLOCKS))[0] == 200
+            assert (await send("second", going_on, PATH_STREAM))[0] == 200
             assert (await send("second", closing, PATH_CLOSE))[0] == 204
             assert len(cloud.store) == 0
