@@ -28,7 +28,8 @@ from services.cloud.settings import Settings
 from services.cloud.verifier import Verifier
 from services.cloud.welcome import Welcome
 from shared import __version__, environment, tracing
-from shared.access import Doorkeeper, open_door
+from shared.access import Doorkeeper, limits_of, open_door
+from shared.access.limiter import Limiter
 from shared.decoding.sampling import Choice
 from shared.errors import BadModel
 from shared.model import SpanModel, probe_tau
@@ -104,7 +105,9 @@ def create_app(settings: Settings, model: SpanModel, lifecycle: Lifecycle | None
     app = FastAPI(title="Tandem cloud", lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
     app.state.metrics = metrics
-    surface = Surface(completion, metrics, shown, settings.max_body_bytes)
+    own = settings.requests_per_minute, settings.tokens_per_minute, settings.concurrent
+    limiter = Limiter(limits_of(*own))
+    surface = Surface(completion, metrics, shown, settings.max_body_bytes, limiter)
     _surround(app, settings, doorkeeper, surface)
     if tracer is not None:
         told_of_all = {"gen_ai.request.model": manifest.model}
@@ -152,6 +155,7 @@ def _memory(
         ttl_seconds=settings.context_ttl_seconds,
         release=lambda cache: thread.post(cache.close),
         prefix_bytes=settings.prefix_bytes,
+        share_per_owner=settings.share_per_owner,
         on_change=metrics.changed,
     )
 

@@ -2,16 +2,19 @@
 
 import re
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from services.cloud.completion import Completion
+from services.cloud.contexts import key_of
 from services.cloud.metrics import CloudMetrics
 from shared import tracing
+from shared.access.limiter import Admission, Limiter
 from shared.errors import Invalid, Malformed, TandemError
 from shared.protocol.messages import Block, Close, Report, Want
 from shared.protocol.version import (
@@ -47,14 +50,15 @@ _OPERATION = {Want.NOTHING: "upload", Want.SOON: "catch_up", Want.NOW: "complete
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """What the routes need: the completion, its metrics, the manifest to show and the largest
-    frame taken.
+    """What the routes need: the completion, its metrics, the manifest to show, the largest frame
+    taken, and what each caller may ask for.
     """
 
     completion: Completion
     metrics: CloudMetrics
     manifest: dict[str, object]
     limit: int
+    limiter: Limiter = field(default_factory=Limiter)
 
     def routes(self) -> APIRouter:
         """Return the router."""
@@ -78,7 +82,10 @@ class Surface:
         blocks = await self._read(request)
         owner = caller_of(request).owner
         with self._observed(_OPERATION[blocks[-1].want]), watched(request, deadline):
-            return self._frame(await self.completion.accept(blocks, deadline, owner))
+            with self._admit(request, blocks) as admission:
+                report = await self.completion.accept(blocks, deadline, owner)
+                admission.used = admission.asked
+            return self._frame(report)
 
     async def stream(self, request: Request) -> Response:
         """Apply the blocks of a body and stream a report per token; a failure after the first
@@ -88,13 +95,18 @@ class Surface:
         blocks = await self._read(request)
         reports = self.completion.stream(blocks, deadline, caller_of(request).owner)
         try:
-            with watched(request, deadline):
-                first = await anext(reports)
+            admission = self._admit(request, blocks)
+            try:
+                with watched(request, deadline):
+                    first = await anext(reports)
+            except BaseException:
+                admission.leave()
+                raise
         except TandemError as error:
             self.metrics.requests.labels(operation="stream", outcome=error.code).inc()
             self.metrics.refused(error)
             raise
-        return StreamingResponse(self._frames(first, reports), media_type=MEDIA_TYPE)
+        return _Stream(self._frames(first, reports, admission), admission)
 
     async def close(self, request: Request) -> Response:
         """Forget a session; closing an unknown one is no error."""
@@ -118,16 +130,41 @@ class Surface:
         return blocks
 
     async def _frames(
-        self, first: Report, reports: AsyncGenerator[Report]
+        self, first: Report, reports: AsyncGenerator[Report], admission: Admission
     ) -> AsyncGenerator[bytes]:
+        # The prompt, and a token for each report; what was asked for beyond is given back.
+        admission.used = admission.asked - admission.answer + 1
         try:
             with self._observed("stream"):
                 async with aclosing(reports):
                     yield self._counted(encode(first))
                     async for report in reports:
+                        admission.used += 1
                         yield self._counted(encode(report))
         except TandemError as error:
             yield self._counted(encode(fault_of(error)))
+
+    def _admit(self, request: Request, blocks: Sequence[Block]) -> Admission:
+        """Charge the caller for what blocks ask for: a request and the tokens to be decided, and
+        the prompt of a session they open.
+
+        Raises:
+            Limited, Invalid: it has asked for too much.
+        """
+        caller, opening = caller_of(request), blocks[0].opening
+        count = max(block.count for block in blocks)
+        admission = self.limiter.admit(caller.client, caller.limits, counts=count > 0)
+        new = opening is not None and key_of(caller.owner, blocks[0].session) not in (
+            self.completion.store
+        )
+        prompt = opening.prompt_tokens if opening is not None and new else 0
+        try:
+            admission.charge(prompt + count, "count")
+        except TandemError:
+            admission.leave()
+            raise
+        admission.answer = count
+        return admission
 
     def _frame(self, report: Report) -> Response:
         return Response(self._counted(encode(report)), media_type=MEDIA_TYPE)
@@ -158,6 +195,19 @@ class Surface:
             self.metrics.running.dec()
             self.metrics.requests.labels(operation=operation, outcome=outcome).inc()
             self.metrics.duration.labels(operation=operation).observe(time.perf_counter() - began)
+
+
+class _Stream(StreamingResponse):
+    """Holds the place of its request until it has ended, even where it never began."""
+
+    def __init__(self, frames: AsyncGenerator[bytes], admission: Admission) -> None:
+        super().__init__(frames, media_type=MEDIA_TYPE)
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the frames."""
+        with self._admission:
+            await super().__call__(scope, receive, send)
 
 
 def _deadline(request: Request) -> Deadline:

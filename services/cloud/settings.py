@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     prefix_bytes: int = Field(default=256 * 1024**2, ge=0)
     # Sessions held at once.
     max_contexts: int = Field(default=1024, ge=1)
+    # Of these sessions and bytes, the share that one owner of keys may have.
+    share_per_owner: float = Field(default=1.0, gt=0, le=1)
     # Idle seconds after which a session is forgotten.
     context_ttl_seconds: float = Field(default=600, gt=0)
     # Where sessions' logs are kept for any replica to go on with: `redis://:password@host:port/db`

@@ -77,17 +77,19 @@ class _Client:
 class Admission:
     """One request that was let in, until it is left; used as a context manager.
 
-    `asked` are the tokens it was charged for, `used` those it needed: what is left of them is given
-    back at the end, however it ends.
+    `asked` are the tokens it was charged for, of which `answer` are not the prompt's, `used` those
+    it needed: what is left of them is given back at the end, however it ends.
     """
 
-    __slots__ = ("_client", "_limiter", "_over", "asked", "used")
+    __slots__ = ("_client", "_counts", "_limiter", "_over", "answer", "asked", "used")
 
-    def __init__(self, limiter: "Limiter", client: _Client) -> None:
+    def __init__(self, limiter: "Limiter", client: _Client, *, counts: bool) -> None:
         self._limiter = limiter
         self._client = client
+        self._counts = counts
         self._over = False
         self.asked = 0
+        self.answer = 0
         self.used = 0
 
     def charge(self, tokens: int, field: str = "parameters.max_new_tokens") -> None:
@@ -108,7 +110,7 @@ class Admission:
         """The request has ended."""
         if not self._over:
             self._over = True
-            self._client.running -= 1
+            self._client.running -= self._counts
             if self.asked > self.used:
                 self._client.tokens.give_back(self.asked - self.used)
 
@@ -147,13 +149,16 @@ class Limiter:
     def __len__(self) -> int:
         return len(self._clients)
 
-    def admit(self, client: str, limits: Limits) -> Admission:
-        """Let one request of a caller in, or not; to be left when it ends.
+    def admit(self, client: str, limits: Limits, *, counts: bool = True) -> Admission:
+        """Let one request of a caller in, or not; to be left when it ends. One that does not count
+        as a request may still be charged for tokens.
 
         Raises:
             Limited: it has as many requests under way as it may, or has sent as many as it may.
         """
         own, now = self._known(client, limits), self._clock()
+        if not counts:
+            return Admission(self, own, counts=False)
         most, per_minute = own.limits.concurrent, own.limits.requests_per_minute
         if most and own.running >= most:
             raise Limited(
@@ -168,7 +173,7 @@ class Limiter:
                 )
             own.requests.taken += _MINUTE
         own.running += 1
-        return Admission(self, own)
+        return Admission(self, own, counts=True)
 
     def charge(self, own: _Client, tokens: int, field: str) -> None:
         """See `Admission.charge`."""

@@ -6,7 +6,7 @@ edge.
 """
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -35,6 +35,8 @@ class MemoryContexts:
         release: gives a KV cache back; called with caches no step may use any more.
         prefix_bytes: of the budget, what KV of closed sessions may take that is kept for prompts
             that begin alike.
+        share_per_owner: of both bounds, what the sessions of one owner may have; its own idle ones
+            make room first.
         on_change: told what befalls a context.
         clock: seconds, monotonic.
     """
@@ -48,12 +50,15 @@ class MemoryContexts:
         ttl_seconds: float,
         release: Callable[[KVCache], None],
         prefix_bytes: int = 0,
+        share_per_owner: float = 1.0,
         on_change: Callable[[Change], None] = lambda change: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hidden = hidden
         self._budget = budget_bytes
         self._max = max_contexts
+        self._own_budget = int(share_per_owner * budget_bytes)
+        self._own_max = max(1, int(share_per_owner * max_contexts))
         self._ttl = ttl_seconds
         self._release = release
         self._prefixes = Prefixes(prefix_bytes, ttl_seconds, release, clock)
@@ -64,6 +69,8 @@ class MemoryContexts:
         self._closed: OrderedDict[str, tuple[int, float]] = OrderedDict()
         # Kept as contexts change: adding them all up for every block would not scale.
         self._held = 0
+        self._owned: Counter[str] = Counter()  # bytes, by owner
+        self._open: Counter[str] = Counter()  # sessions, by owner
 
     @asynccontextmanager
     async def using(
@@ -121,10 +128,11 @@ class MemoryContexts:
         closed, _ = self._closed.get(key, (-1, 0.0))
         if closed >= revision:
             raise Fenced(closed)
-        self._make_place()
+        self._make_place(owner)
         kind = VerifiedContext if opening.mode == "verified" else Context
         context = kind(session, opening, hidden=self._hidden, owner=owner)
         self._contexts[key] = context
+        self._open[owner] += 1
         self._on_change("opened")
         return context
 
@@ -148,19 +156,33 @@ class MemoryContexts:
         passes start before these bytes exist. The next count corrects it.
         """
         self._count(context)
+        own = self._owned[context.owner] + extra - self._own_budget
+        if self._give_up(context, own, lambda each: each.owner == context.owner) > 0:
+            raise OutOfMemory("the sessions of this key have all the memory they may")
         over = self._held + self._prefixes.nbytes + extra - self._budget
         while over > 0 and (freed := self._prefixes.give_up()):
             over -= freed
-        for drop in (self._evict_cache, self._evict):
-            idle = [c for c in self._contexts.values() if c is not context and not c.users]
-            while over > 0 and idle:
-                over -= drop(idle.pop(0))
-        if over > 0:
+        if (over := self._give_up(context, over, lambda _: True)) > 0:
             raise OutOfMemory(f"contexts need {over} bytes more than the budget of {self._budget}")
         if self._contexts.get(context.key) is context:
             # One closed meanwhile is off the books for good.
-            context.counted += extra
-            self._held += extra
+            self._book(context, extra)
+
+    def _give_up(self, context: Context, over: int, which: Callable[[Context], bool]) -> int:
+        """Give up KV and then sessions, of those that are idle; returns what is still missing."""
+        for drop in (self._evict_cache, self._evict):
+            idle = []
+            if over > 0:
+                idle = [c for c in self._contexts.values() if c is not context and not c.users]
+            for each in filter(which, idle):
+                if over > 0:
+                    over -= drop(each)
+        return over
+
+    def _book(self, context: Context, nbytes: int) -> None:
+        context.counted += nbytes
+        self._held += nbytes
+        self._owned[context.owner] += nbytes
 
     async def close(self, session: str, revision: int, owner: str = "") -> bool:
         """See `ContextStore.close`."""
@@ -223,12 +245,17 @@ class MemoryContexts:
                 return
             del self._closed[key]
 
-    def _make_place(self) -> None:
-        if len(self._contexts) < self._max:
-            return
-        idle = next((c for c in self._contexts.values() if not c.users), None)
+    def _make_place(self, owner: str) -> None:
+        if self._open[owner] >= self._own_max:
+            self._evict_idle(lambda each: each.owner == owner, self._own_max)
+        if len(self._contexts) >= self._max:
+            self._evict_idle(lambda _: True, self._max)
+
+    def _evict_idle(self, which: Callable[[Context], bool], most: int) -> None:
+        found = (each for each in self._contexts.values() if not each.users and which(each))
+        idle = next(found, None)
         if idle is None:
-            raise Overloaded(f"all {self._max} contexts are in use")
+            raise Overloaded(f"all {most} contexts are in use")
         self._evict(idle)
 
     def _evict(self, context: Context) -> int:
@@ -252,16 +279,16 @@ class MemoryContexts:
         context = self._contexts.pop(key, None)
         if context is not None:
             context.claim.live = context.claim.wanted = False
-            self._held -= context.counted
-            context.counted = 0
+            self._book(context, -context.counted)
+            self._open[context.owner] -= 1
+            if not self._open[context.owner]:
+                del self._open[context.owner], self._owned[context.owner]
         return context
 
     def _count(self, context: Context) -> None:
         """Bring the books up to what `context` holds now, if it is still one of ours."""
         if self._contexts.get(context.key) is context:
-            size = context.nbytes
-            self._held += size - context.counted
-            context.counted = size
+            self._book(context, context.nbytes - context.counted)
 
     def _drop_cache(self, context: Context) -> int:
         cache, context.cache = context.cache, None
