@@ -19,6 +19,8 @@ from tests.support.prompts import passage
 from tests.support.services import Service, Services
 from tests.support.slow_services import slow_services
 
+# The first of them starts both services.
+pytestmark = pytest.mark.timeout(180)
 # Rows of a step: a long prompt takes dozens.
 ROWS = "32"
 MOST_STEPS = 3
@@ -42,7 +44,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
         tmp_path_factory.mktemp("gone"), own, {"max_step_rows": ROWS, "draft_plan": "assist"}
     )
     try:
-        pair.start()
+        pair.start(seconds=120)
         yield pair
         assert pair.edge.stop() == 0, pair.edge.tail()
         assert pair.cloud.stop() == 0, pair.cloud.tail()

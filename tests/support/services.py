@@ -179,12 +179,12 @@ class Services:
     cloud: Service
     edge: Service
 
-    def start(self) -> None:
+    def start(self, seconds: float = PATIENCE) -> None:
         """Start both at once and wait until the edge sees the cloud."""
         self.cloud.start()
         self.edge.start()
-        self.cloud.wait_until_ready()
-        self.edge.wait_until_ready("reachable")
+        self.cloud.wait_until_ready(seconds=seconds)
+        self.edge.wait_until_ready("reachable", seconds)
 
     def tails(self) -> list[tuple[str, str]]:
         """Titles and ends of both logs."""

@@ -19,6 +19,7 @@ from services.cloud.metrics import CloudMetrics
 from services.cloud.routes import Surface
 from services.cloud.verifier import Verifier
 from services.cloud.welcome import Welcome
+from shared.access.limiter import Limiter
 from shared.model import LayerSpan, Segment, SpanModel
 from shared.protocol.messages import Block, Fault, Report
 from shared.protocol.version import MEDIA_TYPE, PATH_BLOCKS, PATH_STREAM
@@ -138,6 +139,7 @@ async def served(
     max_waiting: int = 64,
     reorder_seconds: float = 0.0,
     start: int = 0,
+    limiter: Limiter | None = None,
 ) -> AsyncIterator[Served]:
     """Run a cloud that holds layers [start, depth)."""
     model = WatchedModel(LayerSpan(start, DEPTH, DEPTH))
@@ -156,7 +158,8 @@ async def served(
         completion = Completion(welcome, store, engine, thread, verifier, metrics, reorder_seconds)
         app = FastAPI()
         errors.install(app)
-        app.include_router(Surface(completion, metrics, {"depth": DEPTH}, LIMIT).routes())
+        surface = Surface(completion, metrics, {"depth": DEPTH}, LIMIT, limiter or Limiter())
+        app.include_router(surface.routes())
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://cloud"
         ) as http:

@@ -29,6 +29,7 @@ class Shelf:
     budget_bytes: int = 1 << 20
     max_contexts: int = 8
     prefix_bytes: int = 0
+    share_per_owner: float = 1.0
     now: float = 0.0
     released: list[int] = field(default_factory=list)
     made: list[Cache] = field(default_factory=list)
@@ -41,17 +42,18 @@ class Shelf:
             max_contexts=self.max_contexts,
             ttl_seconds=60,
             prefix_bytes=self.prefix_bytes,
+            share_per_owner=self.share_per_owner,
             release=lambda cache: self.released.append(id(cache)),
             on_change=lambda change: self.changes.update([change]),
             clock=lambda: self.now,
         )
 
-    def fill(self, *sessions: str, revision: int = 0) -> list[Context]:
+    def fill(self, *sessions: str, revision: int = 0, owner: str = "") -> list[Context]:
         """Contexts of three tokens and a cache each, idle."""
-        return [self._filled(session, revision) for session in sessions]
+        return [self._filled(session, revision, owner) for session in sessions]
 
-    def _filled(self, session: str, revision: int) -> Context:
-        with self.using(session, CLOUD_OPENING, revision) as context:
+    def _filled(self, session: str, revision: int, owner: str) -> Context:
+        with self.using(session, CLOUD_OPENING, revision, owner) as context:
             assert isinstance(context, Context)
             first = block(3, opening=CLOUD_OPENING, session=session, revision=revision)
             context.apply(first)
@@ -61,9 +63,11 @@ class Shelf:
         return context
 
     @contextmanager
-    def using(self, session: str, opening: Opening | None, revision: int = 0) -> Iterator[Any]:
+    def using(
+        self, session: str, opening: Opening | None, revision: int = 0, owner: str = ""
+    ) -> Iterator[Any]:
         """As `store.using`, which awaits nothing."""
-        context = self.store.find(session, opening, revision)
+        context = self.store.find(session, opening, revision, owner)
         with nullcontext() if context is None else self.store.holding(context):
             yield context
 

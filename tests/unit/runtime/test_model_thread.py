@@ -213,7 +213,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
         await gate.started()
         with pytest.raises(Overloaded) as refused:
             await thread.run(Job("c", 1))
-        assert refused.value.retry_after == 1
+        assert 0.5 <= (refused.value.retry_after or 0) <= 1.5
         gate.open = True
         gate.let()
         await asyncio.gather(*tasks)
