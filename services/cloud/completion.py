@@ -118,11 +118,7 @@ class Completion:
                 acknowledged = report.through
 
     async def close(self, session: str, revision: int, owner: str = "") -> None:
-        """Forget a session that has not gone on since `revision`.
-
-        Raises:
-            NotFound: it is another's.
-        """
+        """Forget a session that has not gone on since `revision`; `NotFound` if it is another's."""
         await self._to_the_end(self.store.close(session, revision, owner), Deadline())
 
     async def _accept(
