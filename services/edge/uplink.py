@@ -278,15 +278,13 @@ class Uplink:
             self.link.failed(error.reason)
 
     async def _leave(self) -> None:
-        """Let what is under way end by itself, which keeps its connection, and say goodbye: before
-        that where the text is not finished, so that the cloud drops what nobody wants.
-        """
+        """Let what is under way end by itself, which keeps its connection, and say goodbye: first of
+        all where the text is not finished, so that the cloud drops what nobody wants."""
         told = set() if self.finished else await self._say_goodbyes(set())
         await self._land()
         await self._say_goodbyes(told)
 
     async def _land(self) -> None:
-        """Wait until nothing is under way."""
         if self._uploader is not None:
             await asyncio.wait({self._uploader})
 
@@ -294,10 +292,9 @@ class Uplink:
         self.route.leave()
         if not self.chain.offered or (self.resumable and not self.finished):
             return told
-        visited = self.route.visited
-        for at in [each for each in visited if each not in told]:
-            await self._say_goodbye(at, tries=RETRIES + 1 if at is visited[-1] else 1)
-        return {*visited}
+        for at in [each for each in self.route.visited if each not in told]:
+            await self._say_goodbye(at, tries=RETRIES + 1 if at is self.route.visited[-1] else 1)
+        return {*self.route.visited}
 
     async def _say_goodbye(self, at: Replica, *, tries: int) -> None:
         for _ in range(tries):

@@ -170,13 +170,10 @@ class MemoryContexts:
 
     def _give_up(self, context: Context, over: int, which: Callable[[Context], bool]) -> int:
         """Give up KV and then sessions, of those that are idle; returns what is still missing."""
-        for drop in (self._evict_cache, self._evict):
-            idle = []
-            if over > 0:
-                idle = [c for c in self._contexts.values() if c is not context and not c.users]
+        for drop in (self._evict_cache, self._evict) if over > 0 else ():
+            idle = [c for c in self._contexts.values() if c is not context and not c.users]
             for each in filter(which, idle):
-                if over > 0:
-                    over -= drop(each)
+                over -= drop(each) if over > 0 else 0
         return over
 
     def _book(self, context: Context, nbytes: int) -> None:
