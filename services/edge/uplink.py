@@ -278,8 +278,8 @@ class Uplink:
             self.link.failed(error.reason)
 
     async def _leave(self) -> None:
-        """Let what is under way end by itself, which keeps its connection, and say goodbye: first of
-        all where the text is not finished, so that the cloud drops what nobody wants."""
+        """Let what is under way end by itself, which keeps its connection, and say goodbye: before
+        that where the text is not finished, so that the cloud drops what nobody wants."""
         told = set() if self.finished else await self._say_goodbyes(set())
         await self._land()
         await self._say_goodbyes(told)
