@@ -96,6 +96,11 @@ class PacedModel:
         return self._model.network
 
     @property
+    def kv_token_bytes(self) -> int:
+        """See `SpanModel`."""
+        return self._model.kv_token_bytes
+
+    @property
     def kv_bytes(self) -> int:
         """See `SpanModel`."""
         return self._model.kv_bytes
