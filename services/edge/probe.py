@@ -6,6 +6,7 @@ notices that too, and one that is back, or was exchanged.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from services.edge.replicas import Replica, Replicas
 from shared.errors import CloudLost, Mismatch, TandemError
 from shared.model import Manifest
 from shared.protocol.version import PROTOCOL_VERSION
+
+_log = logging.getLogger(__name__)
 
 # A look takes at least so long before it counts as unanswered: a busy cloud is no lost one.
 LEAST_PATIENCE_SECONDS = 1.0
@@ -40,6 +43,7 @@ class Probe:
     seconds: float
     cut_off: Callable[[Replica], None] = lambda _: None
     _turn: int = field(default=0)
+    _told: str = ""
 
     async def run(self) -> None:
         """Look for as long as the service lives."""
@@ -97,6 +101,7 @@ class Probe:
                 replica.answered()
                 return
             replica.lost(reason)
+            self._tell(error.message if reason == "tls" else "")
             if reason == "timeout":
                 self.cut_off(replica)
         else:
@@ -119,6 +124,12 @@ class Probe:
             if error.reason != "timeout" or not replica.sessions or not replica.up:
                 raise
             return await self.client.manifest(replica, seconds=patience)
+
+    def _tell(self, problem: str) -> None:
+        """Log what only an operator can put right, once."""
+        if problem and problem != self._told:
+            _log.warning(problem)
+        self._told = problem
 
     def _lost(self, reason: str) -> None:
         if self.link.up:
