@@ -58,8 +58,7 @@ def create_app(settings: Settings, model: SpanModel, lifecycle: Lifecycle | None
         raise BadModel("the cloud serves a cloud bundle; make one with `tandem partition`")
     manifest.require_protocol(PROTOCOL_VERSION)
     doorkeeper = open_door(settings, usual={"sessions", "metrics"}, prefix="TANDEM_CLOUD_")
-    registry = CollectorRegistry()
-    metrics = CloudMetrics(registry)
+    metrics = CloudMetrics(registry := CollectorRegistry())
     # The store makes room before a pass; this is what no mistake in its books gets past.
     model.kv_budget_bytes = settings.context_bytes
     engine = CloudEngine(model)
