@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 SWITCH_SECONDS = 0.0005
 # As many connections may wait to be accepted as uvicorn allows by default.
 _BACKLOG = 2048
+# Between looks at connections that owe something.
+_SWEEP_SECONDS = 0.1
 _CLOSE = (b"connection", b"close")
 
 
@@ -206,6 +208,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Bring the application up, then listen."""
+        self._sweeping = asyncio.create_task(self._sweep())
         if self._handshakes is None:
             await super().startup(sockets)
             return
@@ -218,6 +221,17 @@ class _Server(uvicorn.Server):
         if self._handshakes is not None:
             self._handshakes.close()
         await super().shutdown(sockets)
+        self._sweeping.cancel()
+
+    async def _sweep(self) -> None:
+        """Look after connections, to the very end: the last ones keep the service from ending."""
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            try:
+                self._connections.sweep()
+            except Exception:
+                # The others are to be looked after all the same.
+                _log.exception("a connection could not be looked after")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Answer SIGTERM and SIGINT; a second one ends the process where it stands."""
@@ -228,7 +242,6 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Look after the server, ten times a second; true when it shall close."""
         stop = await super().on_tick(counter)
-        self._connections.sweep()
         if self._lifecycle.draining:
             self._drain()
         return stop or self._lifecycle.closing

@@ -20,6 +20,7 @@ class Heard:
     answers: bytes
     closed: bool  # by the other side, before the patience was over
     seconds: float
+    sent: int  # pieces, before it was
 
     @property
     def statuses(self) -> list[int]:
@@ -43,32 +44,39 @@ def connect(port: int, *, receive_buffer: int | None = None) -> socket.socket:
     return made
 
 
-def say(
-    port: int, *pieces: bytes, pause: float = 0.01, patience: float = PATIENCE, first: int = 0
-) -> Heard:
-    """Send these, and listen until the other side closes; a piece it does not take any more is left
-    out. Ends when `first` answers have come, where that is not 0.
-    """
-    began = time.monotonic()
+def say(port: int, *pieces: bytes, pause: float = 0.01, patience: float = PATIENCE) -> Heard:
+    """Send these, and listen, until the other side closes."""
+    began, sent = time.monotonic(), 0
+    heard = bytearray()
     with closing(connect(port)) as connection:
-        answers, closed = b"", False
+        closed = False
         for piece in pieces:
             try:
                 connection.sendall(piece)
             except OSError:
                 break
+            sent += 1
             time.sleep(pause)
-        while not closed and not (first and answers.count(b"HTTP/1.1 ") >= first):
-            left = began + patience - time.monotonic()
-            if left <= 0 or not select.select([connection], [], [], left)[0]:
+            if closed := _hear(connection, heard, 0):
                 break
-            try:
-                data = connection.recv(65536)
-            except OSError:
-                data = b""
-            closed = not data
-            answers += data
-    return Heard(answers, closed, time.monotonic() - began)
+        while not closed:
+            left = began + patience - time.monotonic()
+            if left <= 0:
+                break
+            closed = _hear(connection, heard, left)
+    return Heard(bytes(heard), closed, time.monotonic() - began, sent)
+
+
+def _hear(connection: socket.socket, heard: bytearray, seconds: float) -> bool:
+    """Take in what comes first; true at the end."""
+    if not select.select([connection], [], [], seconds)[0]:
+        return False
+    try:
+        data = connection.recv(65536)
+    except OSError:
+        return True
+    heard += data
+    return not data
 
 
 def closed_by_peer(connections: Sequence[socket.socket]) -> int:
