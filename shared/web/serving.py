@@ -178,13 +178,13 @@ def _serve(
     # All that is imported and built before the first request is here now.
     config.load()
     freeze_heap()
-    server = _Server(config, lifecycle, connections, tls)
+    server = Server(config, lifecycle, connections, tls)
     server.run(sockets=listening)
     if not server.started:
         raise SystemExit("cannot start: the application did not come up; the log above says why")
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Closes not when it is told to, but when its lifecycle says so."""
 
     def __init__(

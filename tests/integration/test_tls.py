@@ -13,14 +13,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from services.edge.cloud_client import CloudClient
 from services.edge.transport import PooledTransport
 from shared.errors import CloudLost
+from shared.web.connections import Limits
+from shared.web.guarded import CERTIFICATE
 from shared.web.tls import client_tls, server_tls
 from tests.support.apps import PATIENCE
 from tests.support.certificates import Files, authority, signed
 from tests.support.services import Service
+from tests.support.sockets import guarded
 
 LIMITS = httpx.Limits(max_connections=4, max_keepalive_connections=4, keepalive_expiry=60)
 REFUSED = "it closed the connection unheard; it may require a certificate it accepts"
@@ -175,6 +179,29 @@ async def test_a_cloud_whose_certificate_has_expired_or_that_speaks_no_tls_is_to
             told = await asked(f"https://127.0.0.1:{port}", papers.ca, None)
         assert told.startswith("no TLS with the cloud: it")
         assert told.endswith(why)
+
+
+async def _telling(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that answers with the digest it is told, in hexadecimal."""
+    told = scope.get("extensions", {}).get(CERTIFICATE, b"")
+    headers = [(b"content-length", b"%d" % (2 * len(told)))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": told.hex().encode()})
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_the_application_is_told_which_certificate_a_client_has_shown(
+    papers: Papers, *, asks: bool
+) -> None:
+    ca = papers.ca.certificate
+    tls = server_tls(*_pair(papers.cloud), ca if asks else None)
+    with guarded(_telling, tls, Limits(9, 0, 5, 5, 5)) as port:
+        for shown in (papers.client, papers.edge):
+            context = client_tls(ca, *_pair(shown)).context()
+            with httpx.Client(verify=context, trust_env=False, timeout=PATIENCE) as client:
+                for _ in range(2):
+                    answer = client.get(f"https://127.0.0.1:{port}/")
+                    assert answer.text == (shown.digest.hex() if asks else "")
 
 
 def test_a_handshake_that_does_not_come_about_costs_its_place_for_a_while_only(
