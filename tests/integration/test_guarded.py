@@ -66,14 +66,16 @@ def test_an_answer_that_nobody_reads_is_given_up() -> None:
 
 def test_an_answer_that_is_read_by_the_byte_is_given_up() -> None:
     app = Application()
-    with guarded(app, None, Limits(9, 0, 5, 5, 1)) as port:
-        with closing(connect(port, receive_buffer=4096)) as slow:
-            slow.sendall(GET % b"pour")
-            deadline = time.monotonic() + PATIENCE
-            while not app.gone:  # the kernel sees it read
-                assert time.monotonic() < deadline
-                slow.recv(512)
-                time.sleep(0.02)
+    with (
+        guarded(app, None, Limits(9, 0, 5, 5, 1)) as port,
+        closing(connect(port, receive_buffer=4096)) as slow,
+    ):
+        slow.sendall(GET % b"pour")
+        deadline = time.monotonic() + PATIENCE
+        while not app.gone:  # the kernel sees it read
+            assert time.monotonic() < deadline
+            slow.recv(512)
+            time.sleep(0.02)
     assert app.gone == ["/pour"]
 
 
