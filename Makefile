@@ -6,7 +6,7 @@ STAMP := .venv/installed
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .DEFAULT_GOAL := help
-.PHONY: help install fmt check demo test test-long test-e2e bench peers run up down train clean
+.PHONY: help install fmt check demo test test-long test-e2e bench peers audit sbom run up down train clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -45,6 +45,15 @@ bench: $(STAMP) ## every deployment on every network, table and plots; QUICK=1 f
 peers: $(STAMP) ## compile llama.cpp for `make bench` to compare with (ten minutes)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[peers]'
 
+audit: .venv/supply ## whether an installed package is known to be vulnerable (asks pypi.org)
+	$(BIN)/python -m services.audit
+
+sbom: .venv/supply ## what each image holds of Python, as CycloneDX: .sbom/{edge,cloud,load}.cdx.json
+	mkdir -p .sbom && $(foreach i,edge cloud load,$(BIN)/python -m services.components $i > .sbom/$i.txt && $(BIN)/cyclonedx-py requirements --output-reproducible --output-file .sbom/$i.cdx.json .sbom/$i.txt &&) true
+
+.venv/supply: $(STAMP)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[supply]' && touch $@
+
 run: $(STAMP) ## both services in the foreground: edge on 8000, cloud on 8001
 	exec $(BIN)/tandem run
 
@@ -58,4 +67,4 @@ train: $(STAMP) ## train a model like the shipped one: make train TEXT=folder OU
 	$(BIN)/tandem train $(TEXT) --out $(or $(OUT),.train/model) --resume
 
 clean: ## remove what the other targets made, .venv included
-	rm -rf .venv .bundles .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf .venv .bundles .sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

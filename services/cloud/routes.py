@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -29,6 +30,7 @@ from shared.protocol.wire import decode, decode_blocks, encode
 from shared.runtime.deadline import Deadline
 from shared.web import observe
 from shared.web.access import CALLER, Rules, caller_of
+from shared.web.described import content, frames_in, header, refusals
 from shared.web.direct import Endpoint
 from shared.web.errors import fault_of
 from shared.web.leaving import watched
@@ -45,6 +47,12 @@ RULES: Rules = {
 }
 
 _MILLISECONDS = re.compile("[1-9][0-9]{0,8}")
+_REPORTED: dict[int | str, dict[str, Any]] = {
+    200: content(MEDIA_TYPE, "A report, as a frame; of a stream one after the other."),
+    **refusals(400, 401, 403, 404, 409, 413, 422, 429, 503, 504, frames=True),
+}
+_CLOSED = {204: {"description": "It is closed."}, **refusals(400, 401, 403, 413, 503, frames=True)}
+_WAITS = header(HEADER_TIMEOUT, "^[1-9][0-9]{0,8}$", "Milliseconds the sender waits for.")
 _OPERATION = {Want.NOTHING: "upload", Want.SOON: "catch_up", Want.NOW: "complete"}
 
 
@@ -65,7 +73,16 @@ class Surface:
         router = APIRouter()
         router.add_api_route(PATH_MANIFEST, self.show_manifest, methods=["GET"])
         for path, endpoint in self.posts().items():
-            router.add_api_route(path, endpoint, methods=["POST"])
+            closing = path == PATH_CLOSE
+            router.add_api_route(
+                path,
+                endpoint,
+                methods=["POST"],
+                response_model=None,
+                status_code=204 if closing else 200,
+                responses=_CLOSED if closing else _REPORTED,
+                openapi_extra=frames_in() if closing else frames_in(_WAITS),
+            )
         return router
 
     def posts(self) -> dict[str, Endpoint]:

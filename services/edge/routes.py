@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -17,16 +18,28 @@ from services.edge.answer import Answer
 from services.edge.answering import Answering
 from services.edge.events import EventStream
 from services.edge.resuming import HEADER_SESSION, conversation_of
-from services.edge.schemas import GenerateRequest, TokenView
+from services.edge.schemas import Generated, GenerateRequest, TokenView
 from shared.errors import TandemError
 from shared.runtime.background import Background
 from shared.web import observe
 from shared.web.access import CALLER, PUBLIC, Rules, caller_of, certificate_of
+from shared.web.described import header, refusals
 from shared.web.errors import error_body
 from shared.web.leaving import cancelled_when_gone
 from shared.web.strict_json import StrictRoute
 
 _log = logging.getLogger(__name__)
+
+_EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": Generated,
+        "description": "The text; with `stream`, an event for each of its tokens.",
+        "content": _EVENTS,
+    },
+    **refusals(400, 401, 403, 413, 415, 422, 429, 503, 504),
+}
+_SESSION = header(HEADER_SESSION, "^[!-~]{1,128}$", "The caller's name for its conversation.")
 
 PAGE = Path(__file__).parent / "static" / "index.html"
 
@@ -54,7 +67,14 @@ class Surface:
     def routes(self) -> APIRouter:
         """Return the router."""
         router = APIRouter(route_class=StrictRoute)
-        router.add_api_route("/generate", self.generate, methods=["POST"], response_model=None)
+        router.add_api_route(
+            "/generate",
+            self.generate,
+            methods=["POST"],
+            response_model=None,
+            responses=_ANSWERS,
+            openapi_extra={"parameters": [_SESSION]},
+        )
         router.add_api_route("/", self.page, methods=["GET"], include_in_schema=False)
         return router
 

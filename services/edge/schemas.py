@@ -111,3 +111,10 @@ class Details(BaseModel):
     degraded: bool
     tokens: list[TokenView]
     usage: Usage
+
+
+class Generated(BaseModel):
+    """A whole answer; `details` where they were asked for."""
+
+    generated_text: str
+    details: Details | None = None

@@ -17,6 +17,9 @@ RULES: Rules = {
     ("GET", "/metrics"): "metrics",
 }
 
+_TEXT = {"schema": {"type": "string"}}
+_EXPOSITION = {"description": "As Prometheus reads it.", "content": {CONTENT_TYPE_LATEST: _TEXT}}
+
 
 def observation_routes(
     registry: CollectorRegistry, lifecycle: Lifecycle, details: Callable[[], dict[str, object]]
@@ -30,7 +33,7 @@ def observation_routes(
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
-    @router.get("/readyz")
+    @router.get("/readyz", responses={503: {"description": "This service is about to end."}})
     async def readyz(request: Request) -> Response:
         leaving = lifecycle.draining
         body: dict[str, object] = {"status": "draining" if leaving else "ready"}
@@ -38,7 +41,7 @@ def observation_routes(
             body |= details()
         return JSONResponse(body, 503 if leaving else 200)
 
-    @router.get("/metrics")
+    @router.get("/metrics", responses={200: _EXPOSITION}, response_class=Response)
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 

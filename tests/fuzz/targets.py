@@ -1,5 +1,5 @@
-"""What reads bytes that others make, each as a function of bytes: it returns, or raises what it says
-it raises. Anything else is a fault.
+"""What reads bytes that others make, each as a function of bytes: it returns, or raises what it
+says it raises. Anything else is a fault.
 
 Frames are sealed here, under a right checksum, or none would get beyond it.
 """
