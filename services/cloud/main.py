@@ -104,9 +104,7 @@ def create_app(settings: Settings, model: SpanModel, lifecycle: Lifecycle | None
     app = FastAPI(title="Tandem cloud", lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
     app.state.metrics = metrics
-    own = settings.requests_per_minute, settings.tokens_per_minute, settings.concurrent
-    limiter = Limiter(limits_of(*own))
-    surface = Surface(completion, metrics, shown, settings.max_body_bytes, limiter)
+    surface = Surface(completion, metrics, shown, settings.max_body_bytes, _limiter(settings))
     _surround(app, settings, doorkeeper, surface)
     if tracer is not None:
         told_of_all = {"gen_ai.request.model": manifest.model}
@@ -114,6 +112,11 @@ def create_app(settings: Settings, model: SpanModel, lifecycle: Lifecycle | None
     app.include_router(observation_routes(registry, lifecycle, lambda: shown))
     app.include_router(surface.routes())
     return app
+
+
+def _limiter(settings: Settings) -> Limiter:
+    own = settings.requests_per_minute, settings.tokens_per_minute, settings.concurrent
+    return Limiter(limits_of(*own))
 
 
 def _surround(app: FastAPI, settings: Settings, doorkeeper: Doorkeeper, surface: Surface) -> None:

@@ -92,11 +92,7 @@ def create_app(
             thresholds={layer: info.threshold for layer, info in model.exits.items()},
         ),
         metrics=metrics,
-        load=Load(
-            settings.max_requests,
-            lifecycle,
-            settings.max_tokens or settings.kv_bytes // model.kv_token_bytes,
-        ),
+        load=_load(settings, model, lifecycle),
         controller=_controller(settings, manifest),
         chances={kind: _chances(model, manifest.split, kind) for kind in ("greedy", "sampled")},
     )
@@ -144,6 +140,11 @@ def main() -> None:
     """Serve until SIGTERM; process 1 of the edge image."""
     settings = environment.read(Settings)
     serving.run(settings, partial(create_app, settings))
+
+
+def _load(settings: Settings, model: SpanModel, lifecycle: Lifecycle) -> Load:
+    tokens = settings.max_tokens or settings.kv_bytes // model.kv_token_bytes
+    return Load(settings.max_requests, lifecycle, tokens)
 
 
 def _controller(settings: Settings, manifest: Manifest) -> Controller:

@@ -156,9 +156,10 @@ class MemoryContexts:
         passes start before these bytes exist. The next count corrects it.
         """
         self._count(context)
-        own = self._owned[context.owner] + extra - self._own_budget
-        if self._give_up(context, own, lambda each: each.owner == context.owner) > 0:
-            raise OutOfMemory("the sessions of this key have all the memory they may")
+        if self._own_budget < self._budget:
+            own = self._owned[context.owner] + extra - self._own_budget
+            if self._give_up(context, own, lambda each: each.owner == context.owner) > 0:
+                raise OutOfMemory("the sessions of this key have all the memory they may")
         over = self._held + self._prefixes.nbytes + extra - self._budget
         while over > 0 and (freed := self._prefixes.give_up()):
             over -= freed

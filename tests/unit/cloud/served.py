@@ -158,7 +158,8 @@ async def served(
         completion = Completion(welcome, store, engine, thread, verifier, metrics, reorder_seconds)
         app = FastAPI()
         errors.install(app)
-        surface = Surface(completion, metrics, {"depth": DEPTH}, LIMIT, limiter or Limiter())
+        given = Limiter() if limiter is None else limiter
+        surface = Surface(completion, metrics, {"depth": DEPTH}, LIMIT, given)
         app.include_router(surface.routes())
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://cloud"

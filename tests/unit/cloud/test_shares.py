@@ -32,7 +32,7 @@ def test_an_owner_has_its_share_of_the_contexts_and_its_own_idle_ones_make_room(
     shelf.fill("f", owner="berlin")
     for name in "bcdef":
         shelf.store.forget(f"berlin:{name}", 0)
-    shelf.fill("b", "c", "d", "e", owner="berlin")
+    shelf.fill("h", "i", "j", "k", owner="berlin")
     assert shelf.changes["evicted"] == 2
 
 
@@ -45,7 +45,7 @@ def test_an_owner_has_its_share_of_the_memory_and_takes_none_of_others() -> None
         shelf.store.make_room(b, KV_BYTES)
         assert (a.cache, theirs.cache is None) == (None, False)
         with pytest.raises(OutOfMemory, match="all the memory they may"):
-            shelf.store.make_room(b, one)
+            shelf.store.make_room(b, one + 1)
     with shelf.using("z", None, owner="paris"):
         shelf.store.make_room(theirs, KV_BYTES)
     assert shelf.store.nbytes == sum(c.nbytes for c in shelf.store._contexts.values())
