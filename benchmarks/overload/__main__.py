@@ -37,7 +37,7 @@ def main(
     at_once: Annotated[int, typer.Option(help="Requests the edge serves at once.", min=1)] = 8,
     new_tokens: Annotated[int, typer.Option(help="Tokens of an answer.", min=1)] = 24,
     callers: Annotated[int, typer.Option(help="Keys the load comes from.", min=3)] = 6,
-    per_minute: Annotated[int, typer.Option(help="Requests of two of them.", min=1)] = 20,
+    per_minute: Annotated[int, typer.Option(help="Requests of two of them.", min=1)] = 6,
     mode: Annotated[str, typer.Option(help="Mode of the requests.")] = "collaborative",
     out: Annotated[Path | None, typer.Option(help="File of JSON to write.")] = None,
 ) -> None:
