@@ -8,15 +8,15 @@ session has gone on elsewhere, `Invalid` where the cloud cannot do what the requ
 """
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import httpx
 
+from services.edge.refusals import mapped, of_fault, refusal
 from services.edge.replicas import Replica
-from services.edge.tls_failures import tls_failure
-from shared.errors import CloudLost, Fenced, Invalid, TandemError, Unfit
+from shared.errors import CloudLost, TandemError, Unfit
 from shared.logs import request_id
 from shared.protocol.messages import Block, Close, Fault, Report
 from shared.protocol.version import (
@@ -32,24 +32,9 @@ from shared.protocol.wire import decode, encode, frame_length
 from shared.tracing import NO_SPAN, Span
 
 _HEADER_BYTES = 8
-FAULT_CODES = frozenset(
-    {
-        *("truncated", "malformed", "checksum", "field", "shape", "scales", "values", "codec"),
-        *("token", "position", "drafts", "conflict", "too_large", "overloaded", "out_of_memory"),
-        *("internal", "compute", "not_found", "draining", "deadline", "fenced"),
-        *("limited", "unauthorized", "forbidden"),
-    }
-)
-_LONGEST_RETRY_SECONDS = 3600.0
 _PLAIN = ((b"accept-encoding", b"identity"),)
 # Attributes of a round trip's span.
 BYTES_UP, BYTES_DOWN = "tandem.bytes_up", "tandem.bytes_down"
-# What the cloud says to an edge that may not come in, by status.
-LOCKED_OUT = {
-    "unauthorized": "the cloud does not know this edge's key (TANDEM_EDGE_CLOUD_KEY_FILE)",
-    "forbidden": "this edge's key (TANDEM_EDGE_CLOUD_KEY_FILE) allows no sessions in the cloud",
-}
-_BY_STATUS = {401: "unauthorized", 403: "forbidden"}
 
 
 @dataclass(slots=True)
@@ -91,7 +76,7 @@ class CloudClient:
         )
         response, body = await self._whole(request)
         if response.status_code != httpx.codes.OK:
-            raise _refusal(response.status_code, body, response.headers, self.limit)
+            raise refusal(response.status_code, body, response.headers, self.limit)
         try:
             manifest = json.loads(body)
         except (ValueError, RecursionError) as error:
@@ -119,7 +104,7 @@ class CloudClient:
         traffic.bytes_down += len(answer)
         span.add(BYTES_DOWN, len(answer))
         if response.status_code != httpx.codes.OK:
-            raise _refusal(response.status_code, answer, response.headers, self.limit)
+            raise refusal(response.status_code, answer, response.headers, self.limit)
         return self._report(answer, blocks[0].session)
 
     async def stream(
@@ -134,7 +119,7 @@ class CloudClient:
         sent = _body(blocks)
         traffic.bytes_up += len(sent)
         span.add(BYTES_UP, len(sent))
-        with _mapped():
+        with mapped():
             request = self._request(PATH_STREAM, sent, at, span=span)
             response = await self.http.send(request, stream=True)
             async with aclosing(response):
@@ -142,7 +127,7 @@ class CloudClient:
                     body = await self._read(response)
                     traffic.bytes_down += len(body)
                     span.add(BYTES_DOWN, len(body))
-                    raise _refusal(response.status_code, body, response.headers, self.limit)
+                    raise refusal(response.status_code, body, response.headers, self.limit)
                 buffer = b""
                 async for chunk in _raw(response):
                     traffic.bytes_down += len(chunk)
@@ -163,7 +148,7 @@ class CloudClient:
 
     async def _whole(self, request: httpx.Request) -> tuple[httpx.Response, bytes]:
         """Send a request; return the answer and its body."""
-        with _mapped():
+        with mapped():
             response = await self.http.send(request, stream=True)
             async with aclosing(response):
                 return response, await self._read(response)
@@ -232,7 +217,7 @@ class CloudClient:
                 raise Unfit(error.message) from error
             raise CloudLost(f"the cloud's answer: {error.message}", reason="malformed") from error
         if isinstance(message, Fault):
-            raise _of_fault(message)
+            raise of_fault(message)
         if not isinstance(message, Report) or message.session != session:
             raise CloudLost("the cloud's answer is not this session's report", reason="malformed")
         return message
@@ -268,71 +253,3 @@ def _headers(seconds: float | None) -> list[tuple[bytes, bytes]]:
     if (rid := request_id.get()) is not None:
         headers.append((HEADER_REQUEST_ID.encode(), rid.encode("latin-1")))
     return headers
-
-
-@contextmanager
-def _mapped() -> Iterator[None]:
-    """Turn httpx's errors into ours, most specific first."""
-    try:
-        yield
-    except httpx.ConnectTimeout as error:
-        raise CloudLost("connecting to the cloud timed out", reason="timeout") from error
-    except httpx.PoolTimeout as error:
-        raise CloudLost("no free connection to the cloud", reason="pool") from error
-    except httpx.TimeoutException as error:
-        raise CloudLost("the cloud did not answer in time", reason="timeout") from error
-    except httpx.HTTPError as error:
-        if (why := tls_failure(error)) is not None:
-            raise CloudLost(f"no TLS with the cloud: {why}", reason="tls") from error
-        if isinstance(error, httpx.ConnectError):
-            raise CloudLost("the cloud refused the connection", reason="refused") from error
-        if isinstance(error, httpx.RemoteProtocolError):
-            raise CloudLost("the cloud broke off its answer", reason="broken") from error
-        # Its words are its own, and may quote what was sent.
-        raise CloudLost("the connection to the cloud failed", reason="broken") from error
-
-
-def _refusal(status: int, body: bytes, headers: httpx.Headers, limit: int) -> TandemError:
-    """The error an answer other than 200 stands for."""
-    try:
-        message = decode(body, limit=limit)
-    except TandemError as error:
-        if error.code == "protocol_version":
-            return Unfit(error.message)
-        message = None
-    after = headers.get("retry-after", "")
-    retry_after = min(float(after), _LONGEST_RETRY_SECONDS) if after.isdecimal() else 1.0
-    if (locked := _BY_STATUS.get(status)) is not None:
-        return CloudLost(LOCKED_OUT[locked], reason=locked)
-    if status == httpx.codes.TOO_MANY_REQUESTS:
-        return CloudLost(
-            "the cloud takes no more of this edge for now",
-            reason="limited",
-            retry_after=retry_after,
-        )
-    if not isinstance(message, Fault):
-        return CloudLost(
-            f"the cloud answered {status}", reason=f"status_{status}", retry_after=retry_after
-        )
-    if message.code == "fenced":
-        return _of_fault(message)
-    if status == httpx.codes.SERVICE_UNAVAILABLE or message.retryable:
-        return CloudLost(message.message, reason=_reason(message), retry_after=retry_after)
-    return _of_fault(message)
-
-
-def _of_fault(fault: Fault) -> TandemError:
-    if fault.code in ("mismatch", "protocol_version"):
-        return Unfit(fault.message)
-    if fault.code == "fenced":
-        return Fenced(fault.revision or 0)
-    if fault.code == "invalid":
-        return Invalid(fault.message, field=fault.field)
-    # Anything else the cloud says of our bytes is damage on the way: the same rows can be sent
-    # again.
-    return CloudLost(f"the cloud refused a block: {fault.message}", reason=_reason(fault))
-
-
-def _reason(fault: Fault) -> str:
-    """The fault's code if it is one of the protocol's: reasons become labels of metrics."""
-    return fault.code if fault.code in FAULT_CODES else "other"

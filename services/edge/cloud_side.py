@@ -8,8 +8,9 @@ from services.edge.draft_uplink import DraftUplink
 from services.edge.drafts import Drafts
 from services.edge.link import Link
 from services.edge.replicas import Replicas
+from services.edge.round_trips import Observer
 from services.edge.route import RetryBudget, Route
-from services.edge.uplink import Observer, Uplink
+from services.edge.uplink import Uplink
 from shared.runtime.background import Background
 
 

@@ -2,15 +2,10 @@
 plain values.
 """
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 from fastapi import FastAPI
@@ -19,30 +14,22 @@ from prometheus_client import CollectorRegistry
 from services.edge.admission import Admitted
 from services.edge.answering import Answering, Defaults, Identity
 from services.edge.chances import Chances, untuned_chances
-from services.edge.cloud_client import CloudClient
-from services.edge.cloud_side import CloudSide
+from services.edge.connecting import connect, connected
 from services.edge.controller import Controller, Measured
 from services.edge.engine import EdgeEngine, EdgeResult, EdgeWork
-from services.edge.link import Link
 from services.edge.load import Load
 from services.edge.metrics import EdgeMetrics
 from services.edge.policy import Pacing
-from services.edge.probe import Probe
-from services.edge.replicas import Replica, Replicas, addresses
-from services.edge.route import RetryBudget
 from services.edge.routes import RULES, Surface
 from services.edge.settings import Settings
 from services.edge.text import TextCodec
-from services.edge.transport import PooledTransport
 from shared import __version__, environment, tracing
-from shared.access import Doorkeeper, SentKey, limits_of, open_door
+from shared.access import Doorkeeper, limits_of, open_door
 from shared.access.limiter import Limiter
 from shared.errors import BadModel
 from shared.model import Manifest, SpanModel
 from shared.protocol.version import PROTOCOL_VERSION
-from shared.runtime.background import Background
-from shared.runtime.breaker import Breaker
-from shared.runtime.lifecycle import LAST_SECONDS, Lifecycle
+from shared.runtime.lifecycle import Lifecycle
 from shared.runtime.model_thread import ModelThread
 from shared.runtime.schedule import Schedule
 from shared.web import errors, serving
@@ -50,12 +37,7 @@ from shared.web.access import Access
 from shared.web.metrics import Gauges
 from shared.web.middleware import BodyLimit, RequestId
 from shared.web.observe import observation_routes
-from shared.web.tls import Renewed, client_tls
 from shared.web.traced import Traced, flushed
-
-# How long an idle connection to the cloud is kept: a new one costs a round trip. Shorter than the
-# cloud keeps its side (`serving.KEEP_ALIVE_SECONDS`), so that no request meets one being closed.
-IDLE_SECONDS = 60.0
 
 
 def create_app(
@@ -79,7 +61,7 @@ def create_app(
     model.kv_budget_bytes = settings.kv_bytes
     engine = EdgeEngine(model, manifest.split, max_rows=settings.max_step_rows)
     thread = _thread(engine, settings, metrics)
-    cloud = _cloud_side(settings, cloud_transport)
+    cloud = connect(settings, cloud_transport)
     answering = Answering(
         text=TextCodec(settings.bundle),
         engine=engine,
@@ -109,7 +91,7 @@ def create_app(
             await stack.enter_async_context(flushed(tracer, lifecycle))
             stack.enter_context(thread)
             if cloud is not None:
-                await stack.enter_async_context(_connected(cloud, manifest, settings, lifecycle))
+                await stack.enter_async_context(connected(cloud, manifest, settings, lifecycle))
             yield
 
     app = FastAPI(title="Tandem edge", lifespan=lifespan)
@@ -210,99 +192,6 @@ def _thread(
     )
     metrics.read_from(gauges)
     return thread
-
-
-@dataclass(frozen=True, slots=True)
-class _Cloud:
-    """The way to the cloud with the connection pool beneath it."""
-
-    side: CloudSide
-    http: httpx.AsyncClient
-    pool: PooledTransport | None
-
-    def cut_off(self, replica: Replica) -> None:
-        """End what waits for a replica; whoever waits goes on elsewhere."""
-        if self.pool is not None:
-            self.pool.cut_off(replica.address or replica.url.host, replica.url)
-
-
-def _cloud_side(settings: Settings, transport: httpx.AsyncBaseTransport | None) -> _Cloud | None:
-    if not settings.cloud_url:
-        return None
-    # Each session may hold an upload and a need at once, and each keeps its connection; besides as
-    # many requests as usual there may be as many emergencies.
-    connections = 4 * settings.max_requests + 1
-    limits = httpx.Limits(
-        max_connections=connections,
-        max_keepalive_connections=connections,
-        keepalive_expiry=IDLE_SECONDS,
-    )
-    pool, tls = None, _cloud_tls(settings)
-    if transport is None and not any(map(_proxied, settings.cloud_urls)):
-        transport = pool = PooledTransport(limits, tls.context if tls is not None else None)
-    http = httpx.AsyncClient(
-        base_url=settings.cloud_urls[0],
-        transport=transport,
-        verify=tls.context() if tls is not None else True,
-        timeout=httpx.Timeout(
-            settings.cloud_timeout_seconds, connect=settings.connect_timeout_seconds
-        ),
-        limits=limits,
-    )
-    pauses = (settings.first_pause_seconds, settings.longest_pause_seconds)
-    replicas = Replicas(
-        [httpx.URL(url) for url in settings.cloud_urls],
-        breaker=lambda: Breaker(*pauses),
-        resolve=addresses if pool is not None else None,
-    )
-    key = SentKey(settings.cloud_key_file) if settings.cloud_key_file else None
-    client = CloudClient(http, limit=settings.max_report_bytes, authorization=key)
-    budget = RetryBudget(2.0 * settings.max_requests)
-    side = CloudSide(client, Link(*pauses), Background(), replicas, budget, settings.retry_seconds)
-    return _Cloud(side, http, pool)
-
-
-def _cloud_tls(settings: Settings) -> Renewed | None:
-    if not any(url.startswith("https:") for url in settings.cloud_urls):
-        return None
-    names = settings.cloud_ca_file, settings.cloud_certificate_file
-    ca, certificate = (Path(name) if name else None for name in names)
-    key = settings.cloud_certificate_key_file
-    try:
-        return client_tls(
-            ca, certificate, Path(key) if key else None, system=httpx.create_ssl_context
-        )
-    except ValueError as error:
-        raise SystemExit(f"cannot start: {error}") from error
-
-
-def _proxied(url: str) -> bool:
-    """Whether the environment sends this address through a proxy, which then finds the cloud."""
-    where = urlsplit(url)
-    proxies = getproxies()
-    return bool({where.scheme, "all"} & set(proxies)) and not proxy_bypass(where.hostname or "")
-
-
-@asynccontextmanager
-async def _connected(
-    cloud: _Cloud, manifest: Manifest, settings: Settings, lifecycle: Lifecycle
-) -> AsyncIterator[None]:
-    """Probe the cloud while the service lives; on the way out, let goodbyes finish before the
-    pool closes.
-    """
-    side = cloud.side
-    probe = Probe(
-        side.client, side.link, side.replicas, manifest, settings.probe_seconds, cloud.cut_off
-    )
-    async with cloud.http:
-        looking = asyncio.create_task(probe.run())
-        try:
-            yield
-        finally:
-            looking.cancel()
-            with suppress(asyncio.CancelledError):
-                await looking
-            await side.background.drain(lifecycle.seconds_left + LAST_SECONDS)
 
 
 def _shown(settings: Settings, manifest: Manifest) -> dict[str, object]:

@@ -14,8 +14,9 @@ from typing import Any
 
 import httpx
 
-from services.edge.cloud_client import LOCKED_OUT, CloudClient
+from services.edge.cloud_client import CloudClient
 from services.edge.link import Link
+from services.edge.refusals import LOCKED_OUT
 from services.edge.replicas import Replica, Replicas
 from shared.errors import CloudLost, Mismatch, TandemError
 from shared.model import Manifest

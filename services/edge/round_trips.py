@@ -1,4 +1,6 @@
-"""What a trace is told of one request to the cloud."""
+"""What metrics and a trace are told of one request to the cloud."""
+
+from typing import Protocol
 
 from services.edge.replicas import Replica
 from shared import tracing
@@ -6,6 +8,16 @@ from shared.tracing import Attribute, Span
 
 # No failures of the cloud: it answered, or nobody waited any more.
 _NO_FAILURE = ("ok", "cancelled")
+
+
+class Observer(Protocol):
+    """Told of every request to the cloud, for metrics."""
+
+    def requested(self, operation: str, outcome: str, seconds: float) -> None:
+        """A request of this kind ended."""
+
+    def moved(self) -> None:
+        """A session went on at another replica."""
 
 
 def set_out(operation: str, at: Replica) -> Span:

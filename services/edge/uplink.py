@@ -11,13 +11,14 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence, Set
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Self
 
 from services.edge.chain import Chain
-from services.edge.cloud_client import LOCKED_OUT, CloudClient, Traffic
+from services.edge.cloud_client import CloudClient, Traffic
 from services.edge.link import Link
+from services.edge.refusals import LOCKED_OUT
 from services.edge.replicas import Replica
-from services.edge.round_trips import came_back, set_out
+from services.edge.round_trips import Observer, came_back, set_out
 from services.edge.route import RETRIES, Route
 from services.edge.spent import Spent
 from shared.errors import CloudLost, Fenced, TandemError, Unfit
@@ -26,16 +27,6 @@ from shared.runtime.background import Background
 from shared.tracing import Span
 
 RESENDS = 3  # times a cloud may ask for earlier nodes within one need
-
-
-class Observer(Protocol):
-    """Told of every request to the cloud, for metrics."""
-
-    def requested(self, operation: str, outcome: str, seconds: float) -> None:
-        """A request of this kind ended."""
-
-    def moved(self) -> None:
-        """A session went on at another replica."""
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ Pydantic tells of every unknown name of a body, and 100,000 of them take seconds
 """
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -20,7 +20,7 @@ MOST_NAMES = 64
 class StrictRoute(APIRoute):
     """A route whose JSON body is read strictly."""
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """See `APIRoute`."""
         serve = super().get_route_handler()
 

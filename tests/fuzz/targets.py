@@ -20,13 +20,13 @@ from starlette.requests import Request
 from services.cloud.contexts import Context, VerifiedContext, log, sealing
 from services.cloud.routes import _deadline
 from services.cloud.welcome import Welcome
-from services.edge.callers import Callers
 from services.edge.reply import LONGEST_HEAD, Reply
 from services.edge.resuming import conversation_of
 from services.edge.schemas import GenerateRequest
 from shared import quantization
+from shared.access import Doorkeeper
 from shared.access.keys import read_keys
-from shared.errors import MOST_NAMED, MOST_TOLD, Invalid, Malformed, TandemError
+from shared.errors import MOST_NAMED, MOST_TOLD, Invalid, Malformed, TandemError, Unauthorized
 from shared.model import LayerSpan
 from shared.protocol.messages import Block, HiddenBlock, Opening
 from shared.protocol.version import PROTOCOL_VERSION
@@ -114,7 +114,8 @@ def _require_sound(context: Context) -> None:
 
 
 def _parts(data: bytes) -> list[bytes]:
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     while at + 2 <= len(data) and len(parts) < 16:
         (size,) = struct.unpack_from("<H", data, at)
         parts.append(data[at + 2 : at + 2 + size])
@@ -201,8 +202,8 @@ def _headers(data: bytes) -> None:
     headers = [(name.lower(), value) for name, _, value in lines]
     request = Request({"type": "http", "headers": headers})
     authorization = request.headers.get("authorization")
-    Callers(frozenset({bytes(32)})).identify(authorization, "::1")
     for read in (
+        lambda: Doorkeeper(strangers=frozenset({"generate"})).identify(authorization, None, "::1"),
         lambda: conversation_of(request.headers.get("x-session-id"), authorization),
         lambda: _deadline(request),
     ):

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.edge.cloud_client import LOCKED_OUT
+from services.edge.refusals import LOCKED_OUT
 from services.edge.replicas import Replica, Replicas
 from services.edge.route import RetryBudget, Route
 from shared.errors import CloudLost

@@ -196,10 +196,10 @@ def _fail(edge: httpx.Client, lived: Lived) -> None:
         for mode in ("standalone", "collaborative", "split", "cloud", "verified"):
             for stream in (False, True):
                 parameters = {"mode": mode, "seed": seed, "max_new_tokens": 4, "threshold": 1}
-                asked = {"inputs": PROMPT, "parameters": parameters, "stream": stream}
+                wanted = {"inputs": PROMPT, "parameters": parameters, "stream": stream}
                 # After an error nobody has foreseen the server ends the connection.
                 headers = {"connection": "close"}
-                answer = edge.post("/generate", json=asked, headers=headers)
+                answer = edge.post("/generate", json=wanted, headers=headers)
                 _refused(lived, f"engine {mode}", answer)
 
 

@@ -7,9 +7,10 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from services.edge.cloud_client import LOCKED_OUT, CloudClient
+from services.edge.cloud_client import CloudClient
 from services.edge.link import Link
 from services.edge.probe import Probe, check_fit
+from services.edge.refusals import LOCKED_OUT
 from services.edge.replicas import Replicas
 from shared.errors import Mismatch
 from shared.model import Manifest
