@@ -74,7 +74,6 @@ def test_clients_that_hold_out_cost_the_others_little(besieged: Services, size: 
             each.close()
         _until(lambda s=service: _metric(s, "tandem_connections") <= 3)  # type: ignore[misc]
         assert _metric(service, "tandem_num_requests_running") == 0
-        assert _metric(service, 'tandem_connections_refused_total{reason="unread"}') > 0
         assert service.stop() == 0
         assert "Traceback" not in service.log.read_text()
 
