@@ -28,7 +28,7 @@ from shared.access import Doorkeeper
 from shared.access.keys import read_keys
 from shared.errors import MOST_NAMED, MOST_TOLD, Invalid, Malformed, TandemError, Unauthorized
 from shared.model import LayerSpan
-from shared.protocol.messages import Block, HiddenBlock, Opening
+from shared.protocol.messages import Block, Codec, HiddenBlock, Opening
 from shared.protocol.version import PROTOCOL_VERSION
 from shared.protocol.wire import decode, decode_blocks, encode, pack, unpack
 from shared.web.strict_json import parse
@@ -38,7 +38,7 @@ from tests.unit.cloud.sessions import CLOUD_OPENING, OPENING, SESSION, TEXT, blo
 from tests.unit.protocol.strategies import BLOCK, EXAMPLES
 
 LIMIT = 1 << 20
-_CODECS = ("fp32", "fp16", "int8")
+_CODECS: tuple[Codec, ...] = ("fp32", "fp16", "int8")
 _SHAPE = struct.Struct("<BHHH")
 _SPAN = LayerSpan(0, DEPTH, DEPTH)
 _WELCOME = Welcome(FINGERPRINT, _SPAN, ToyModel(_SPAN).shape)
@@ -209,7 +209,7 @@ def _headers(data: bytes) -> None:
     ):
         try:
             read()
-        except Invalid as error:
+        except (Invalid, Unauthorized) as error:
             _told(error)
 
 
@@ -234,7 +234,7 @@ def _sessions() -> Iterable[bytes]:
 
 def _coded() -> Iterable[bytes]:
     for codec, name in enumerate(_CODECS):
-        made = quantization.encode(torch.ones(2, WIDTH), name)  # type: ignore[arg-type]
+        made = quantization.encode(torch.ones(2, WIDTH), name)
         head = _SHAPE.pack(codec, 1, WIDTH - 1, len(made.scales))
         yield head + made.scales + made.payload
 
