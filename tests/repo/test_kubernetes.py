@@ -2,6 +2,7 @@
 compose file and the code. What confines the pods is in test_kubernetes_confinement.
 """
 
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -31,6 +32,8 @@ from tests.support.settings import SETTINGS, variable
 pytestmark = needs_kubectl
 
 RELEASES = ("1.35", "1.36", "1.37")
+# Secrets that whoever runs it makes with kubectl: changing them changes no pod.
+OUTSIDE = {("Secret", "edge-keys"), ("Secret", "cloud-keys"), ("Secret", "load-key")}
 MARGIN = 5  # seconds for what an end takes besides, on a busy machine
 OPERATOR = "monitoring.coreos.com/v1"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
@@ -38,7 +41,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 
 def test_every_overlay_and_component_promised_is_there() -> None:
     assert {"fleet", "gpu", "jetson", "local"} == set(OVERLAYS)
-    assert {"model-volume", "prometheus-operator"} == set(COMPONENTS)
+    assert {"keys", "model-volume", "prometheus-operator"} == set(COMPONENTS)
 
 
 @each_combination
@@ -97,7 +100,28 @@ def test_everything_a_pod_refers_to_is_there(combination: tuple[str, ...]) -> No
             for source in container.get("envFrom", ()):
                 for reference, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
                     wanted |= {(kind, source[reference]["name"])} if reference in source else set()
-        assert wanted <= there, component
+        assert wanted - there <= OUTSIDE, component
+
+
+def test_secrets_made_outside_are_told_of_where_they_are_asked_for() -> None:
+    told = (KUBERNETES / "components/keys/kustomization.yaml").read_text().split("apiVersion")[0]
+    for _, secret in OUTSIDE:
+        assert f"create secret generic {secret} " in told
+
+
+def test_with_keys_no_stranger_is_served() -> None:
+    for component, spec, _ in pods(rendered("fleet", "keys")):
+        (container,) = containers(spec)[-1:]
+        told = {each["name"]: each.get("value") for each in container.get("env", ())}
+        if component in ("edge", "cloud"):
+            prefix = f"TANDEM_{component.upper()}_"
+            assert told[f"{prefix}WITHOUT_KEY"] == "metrics"
+            mounts = {
+                each["mountPath"] for each in container["volumeMounts"] if each.get("readOnly")
+            }
+            assert str(Path(told[f"{prefix}KEYS_FILE"]).parent) in mounts
+        elif component == "load":
+            assert "TANDEM_KEY" in told
 
 
 @each_overlay
