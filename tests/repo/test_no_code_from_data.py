@@ -24,7 +24,11 @@ def findings(source: str) -> Iterator[str]:
             case ast.ImportFrom(module=str(module)):
                 yield from {module} & MODULES
             case ast.Call(func=func, keywords=keywords):
-                yield from {ast.unparse(func)} & CALLS
+                only_weights = any(
+                    each.arg == "weights_only" and ast.unparse(each.value) == "True"
+                    for each in keywords
+                )
+                yield from set() if only_weights else {ast.unparse(func)} & CALLS
                 for keyword in keywords:
                     on = not (isinstance(keyword.value, ast.Constant) and not keyword.value.value)
                     yield from {keyword.arg} & OPTIONS if on and keyword.arg else ()
