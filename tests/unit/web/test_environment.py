@@ -151,7 +151,6 @@ PASSWORD = "5ec2e7-planted"
         (CloudSettings, "traces_url", f"http://collector/v1/traces?key={PASSWORD}"),
         (CloudSettings, "store_url", f"redis://:{PASSWORD}@redis:6379/0"),
         (CloudSettings, "store_key", "5ec2e7" * 10 + "abcd"),
-        (EdgeSettings, "emergency_keys", "5ec2e7" * 10 + "abcd"),
     ],
 )
 def test_settings_shown_or_refused_keep_what_is_secret(
