@@ -17,6 +17,7 @@ from tests.faults.wishes import WAYS
 from tests.support.apps import PATIENCE
 from tests.support.prompts import passage
 from tests.support.services import Service, Services
+from tests.support.size import Size
 from tests.support.slow_services import slow_services
 
 # The first of them starts both services.
@@ -25,6 +26,13 @@ pytestmark = pytest.mark.timeout(180)
 ROWS = "32"
 MOST_STEPS = 3
 EVERY_WAY: Mapping[str, Mapping[str, Any]] = {"standalone": {"mode": "standalone"}, **WAYS}
+# In a short run each test takes some of the ways, all of them together every one.
+SHARES = {
+    "test_a_reader_of_a_stream_hangs_up_after_ten_tokens": (0, 3),
+    "test_who_waits_for_the_whole_answer_hangs_up_in_the_middle_of_it": (1, 4),
+    "test_who_hangs_up_while_the_prompt_is_run_is_not_waited_for": (2, 5),
+    "test_who_leaves_the_queue_is_not_begun": (0, 6),
+}
 GAUGES = (
     "tandem_num_requests_running",
     "tandem_num_requests_waiting",
@@ -34,6 +42,14 @@ GAUGES = (
 )
 STEPS, ROWS_RUN = "tandem_step_rows_count", "tandem_rows_total"
 LONG_PROMPT = " ".join(passage(seed) for seed in range(3))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Which ways each test takes."""
+    ways, name = list(EVERY_WAY), metafunc.function.__name__
+    if metafunc.config.getoption("--size") is Size.SHORT:
+        ways = [ways[place % len(ways)] for place in SHARES[name]]
+    metafunc.parametrize("way", ways)
 
 
 @pytest.fixture(scope="module")
@@ -126,12 +142,10 @@ def _steps_more(service: Service, count: int) -> Callable[[socket.socket], objec
     return lambda _: _until(lambda: _value(service, STEPS) >= begin + count)
 
 
-@pytest.mark.parametrize("way", EVERY_WAY)
 def test_a_reader_of_a_stream_hangs_up_after_ten_tokens(slow: Services, way: str) -> None:
     _hung_up(slow, _ten_tokens, prompt=passage(1), max_new_tokens=400, **EVERY_WAY[way])
 
 
-@pytest.mark.parametrize("way", EVERY_WAY)
 def test_who_waits_for_the_whole_answer_hangs_up_in_the_middle_of_it(
     slow: Services, way: str
 ) -> None:
@@ -141,7 +155,6 @@ def test_who_waits_for_the_whole_answer_hangs_up_in_the_middle_of_it(
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-@pytest.mark.parametrize("way", EVERY_WAY)
 def test_who_hangs_up_while_the_prompt_is_run_is_not_waited_for(
     slow: Services, way: str, stream: bool
 ) -> None:
@@ -153,7 +166,6 @@ def test_who_hangs_up_while_the_prompt_is_run_is_not_waited_for(
         _hung_up(slow, _steps_more(slow.cloud, 3), **asked)
 
 
-@pytest.mark.parametrize("way", EVERY_WAY)
 def test_who_leaves_the_queue_is_not_begun(slow: Services, way: str) -> None:
     """Prompts are run one after the other: the second is still waiting when its client leaves."""
     given = {"max_new_tokens": 1, "min_new_tokens": 1, **EVERY_WAY[way]}

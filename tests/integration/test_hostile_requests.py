@@ -85,7 +85,11 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     pair = new_services(tmp_path_factory.mktemp("guarded"), probe_seconds="60", **SHORT)
     pair.cloud.settings = SHORT
     try:
-        pair.start()
+        # The edge looks for the cloud once: it has to be there.
+        pair.cloud.start()
+        pair.cloud.wait_until_ready()
+        pair.edge.start()
+        pair.edge.wait_until_ready("reachable")
         yield pair
         for service in (pair.edge, pair.cloud):
             assert service.stop() == 0, service.tail()

@@ -14,7 +14,7 @@ from shared.model import SpanModel
 from shared.runtime.lifecycle import Lifecycle
 from shared.web import serving
 
-STEP_SECONDS = 0.03
+STEP_SECONDS = 0.1
 
 
 def main(role: str) -> None:
