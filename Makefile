@@ -45,7 +45,7 @@ bench: $(STAMP) ## every deployment on every network, table and plots; QUICK=1 f
 peers: $(STAMP) ## compile llama.cpp for `make bench` to compare with (ten minutes)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[peers]'
 
-audit: .venv/supply ## whether an installed package is known to be vulnerable (asks pypi.org)
+audit: .venv/supply ## whether an installed package is known to be vulnerable
 	$(BIN)/python -m services.audit
 
 sbom: .venv/supply ## what each image holds of Python, as CycloneDX: .sbom/{edge,cloud,load}.cdx.json

@@ -17,10 +17,10 @@ from packaging.utils import canonicalize_name
 
 from services.requirements import requirements
 
-# A service's image holds what all services need and its own extra; the load generator's its extra.
+# A service's image holds what all services need and its own extras; the load generator's its extra.
 IMAGES: dict[str, tuple[str | None, ...]] = {
-    "edge": (None, "edge"),
-    "cloud": (None, "cloud"),
+    "edge": (None, "edge", "tracing"),
+    "cloud": (None, "cloud", "tracing"),
     "load": ("load",),
 }
 
