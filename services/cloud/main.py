@@ -39,6 +39,7 @@ from shared.runtime.model_thread import ModelThread
 from shared.runtime.schedule import Schedule
 from shared.web import errors, serving
 from shared.web.access import Access
+from shared.web.described import describe
 from shared.web.direct import Direct
 from shared.web.metrics import Gauges
 from shared.web.middleware import BodyLimit, RequestId
@@ -120,11 +121,12 @@ def _limiter(settings: Settings) -> Limiter:
 
 
 def _surround(app: FastAPI, settings: Settings, doorkeeper: Doorkeeper, surface: Surface) -> None:
-    """Put the middleware around an application, innermost first."""
+    """Put the middleware around an application, innermost first, and say so in its document."""
     app.add_middleware(Direct, posts=surface.posts())
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(Access, doorkeeper=doorkeeper, rules=RULES)
     app.add_middleware(RequestId)
+    describe(app, RULES)
 
 
 def _store(

@@ -5,9 +5,10 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -46,12 +47,26 @@ RULES: Rules = {
     ("GET", "/openapi.json"): CALLER,
 }
 
+
+class Shown(BaseModel):
+    """What is served: what an edge has to fit, and whether for long."""
+
+    protocol_version: int
+    fingerprint: str
+    depth: int
+    span: Annotated[list[int], Field(min_length=2, max_length=2)]  # [start, stop) of layers
+    compute_format: str
+    modes: list[str]
+    codecs: list[str]
+    draining: bool
+
+
 _MILLISECONDS = re.compile("[1-9][0-9]{0,8}")
 _REPORTED: dict[int | str, dict[str, Any]] = {
     200: content(MEDIA_TYPE, "A report, as a frame; of a stream one after the other."),
-    **refusals(400, 401, 403, 404, 409, 413, 422, 429, 503, 504, frames=True),
+    **refusals(404, 409, 422, 504),
 }
-_CLOSED = {204: {"description": "It is closed."}, **refusals(400, 401, 403, 413, 503, frames=True)}
+_CLOSED = {204: {"description": "It is closed."}, **refusals(404)}
 _WAITS = header(HEADER_TIMEOUT, "^[1-9][0-9]{0,8}$", "Milliseconds the sender waits for.")
 _OPERATION = {Want.NOTHING: "upload", Want.SOON: "catch_up", Want.NOW: "complete"}
 
@@ -71,7 +86,13 @@ class Surface:
     def routes(self) -> APIRouter:
         """Return the router."""
         router = APIRouter()
-        router.add_api_route(PATH_MANIFEST, self.show_manifest, methods=["GET"])
+        router.add_api_route(
+            PATH_MANIFEST,
+            self.show_manifest,
+            methods=["GET"],
+            response_model=None,
+            responses={200: {"model": Shown}},
+        )
         for path, endpoint in self.posts().items():
             closing = path == PATH_CLOSE
             router.add_api_route(
@@ -79,6 +100,7 @@ class Surface:
                 endpoint,
                 methods=["POST"],
                 response_model=None,
+                response_class=Response,
                 status_code=204 if closing else 200,
                 responses=_CLOSED if closing else _REPORTED,
                 openapi_extra=frames_in() if closing else frames_in(_WAITS),

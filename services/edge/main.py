@@ -34,6 +34,7 @@ from shared.runtime.model_thread import ModelThread
 from shared.runtime.schedule import Schedule
 from shared.web import errors, serving
 from shared.web.access import Access
+from shared.web.described import describe
 from shared.web.metrics import Gauges
 from shared.web.middleware import BodyLimit, RequestId
 from shared.web.observe import observation_routes
@@ -109,13 +110,14 @@ def create_app(
 def _surround(
     app: FastAPI, settings: Settings, doorkeeper: Doorkeeper, answering: Answering
 ) -> None:
-    """Put the middleware around an application, innermost first."""
+    """Put the middleware around an application, innermost first, and say so in its document."""
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     own = settings.requests_per_minute, settings.tokens_per_minute, settings.concurrent
     limiter, load = Limiter(limits_of(*own)), answering.load
     app.add_middleware(Admitted, limiter=limiter, load=load, metrics=answering.metrics)
     app.add_middleware(Access, doorkeeper=doorkeeper, rules=RULES)
     app.add_middleware(RequestId)
+    describe(app, RULES)
 
 
 def main() -> None:

@@ -18,26 +18,26 @@ from services.edge.answer import Answer
 from services.edge.answering import Answering
 from services.edge.events import EventStream
 from services.edge.resuming import HEADER_SESSION, conversation_of
-from services.edge.schemas import Generated, GenerateRequest, TokenView
+from services.edge.schemas import Event, Generated, GenerateRequest, TokenView
 from shared.errors import TandemError
 from shared.runtime.background import Background
 from shared.web import observe
 from shared.web.access import CALLER, PUBLIC, Rules, caller_of, certificate_of
-from shared.web.described import header, refusals
+from shared.web.described import events, header, refusals
 from shared.web.errors import error_body
 from shared.web.leaving import cancelled_when_gone
 from shared.web.strict_json import StrictRoute
 
 _log = logging.getLogger(__name__)
 
-_EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": Generated,
         "description": "The text; with `stream`, an event for each of its tokens.",
-        "content": _EVENTS,
+        # A stream that breaks ends with a refusal.
+        "content": events(Event),
     },
-    **refusals(400, 401, 403, 413, 415, 422, 429, 503, 504),
+    **refusals(415, 422, 504),
 }
 _SESSION = header(HEADER_SESSION, "^[!-~]{1,128}$", "The caller's name for its conversation.")
 

@@ -113,6 +113,14 @@ class Details(BaseModel):
     usage: Usage
 
 
+class Event(BaseModel):
+    """One event of a stream: a token; the last also has the text, and `details` if asked for."""
+
+    token: TokenView
+    generated_text: str | None
+    details: Details | None
+
+
 class Generated(BaseModel):
     """A whole answer; `details` where they were asked for."""
 

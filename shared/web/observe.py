@@ -3,13 +3,16 @@
 """
 
 from collections.abc import Callable
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse, Response
 
 from shared.runtime.lifecycle import Lifecycle
 from shared.web.access import PUBLIC, Rules, caller_of
+from shared.web.described import Refusal
 
 RULES: Rules = {
     ("GET", "/healthz"): PUBLIC,
@@ -19,6 +22,20 @@ RULES: Rules = {
 
 _TEXT = {"schema": {"type": "string"}}
 _EXPOSITION = {"description": "As Prometheus reads it.", "content": {CONTENT_TYPE_LATEST: _TEXT}}
+
+
+class Readiness(BaseModel):
+    """Whether a service is ready; more of it to those who came in."""
+
+    model_config = ConfigDict(extra="allow")
+
+    status: Literal["ready", "draining"]
+
+
+_READY: dict[int | str, dict[str, Any]] = {
+    200: {"model": Readiness},
+    503: {"model": Readiness | Refusal, "description": "This service is about to end, or full."},
+}
 
 
 def observation_routes(
@@ -33,7 +50,7 @@ def observation_routes(
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
-    @router.get("/readyz", responses={503: {"description": "This service is about to end."}})
+    @router.get("/readyz", response_model=None, responses=_READY)
     async def readyz(request: Request) -> Response:
         leaving = lifecycle.draining
         body: dict[str, object] = {"status": "draining" if leaving else "ready"}
