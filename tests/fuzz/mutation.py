@@ -4,6 +4,7 @@ A function of a generator's state alone, so that a run can be done again.
 """
 
 import struct
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -26,6 +27,8 @@ def mutated(seed: bytes, random: Random, *, structured: bool) -> bytes:
         return random.randbytes(random.randrange(300))
     if structured and random.random() < 0.6:
         fields = msgpack.unpackb(seed, strict_map_key=False)
+        if not isinstance(fields, dict | list):  # what was found once need not be a message
+            return _damaged(seed, random)
         for _ in range(random.randint(1, 3)):
             _change(fields, random)
         packed: bytes = msgpack.packb(fields)
@@ -50,7 +53,7 @@ def _change(value: Any, random: Random) -> None:
         case 3 if isinstance(owner[at], list):
             owner[at] = owner[at] * random.choice((0, 2, 100))
         case _:
-            owner[at] = random.choice(_VALUES)
+            owner[at] = deepcopy(random.choice(_VALUES))  # else changed for good
 
 
 def _collect(value: Any, places: list[tuple[Any, Any]]) -> None:
