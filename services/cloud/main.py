@@ -103,13 +103,9 @@ def create_app(settings: Settings, model: SpanModel, lifecycle: Lifecycle | None
                 await store.aclose()
 
     app = FastAPI(title="Tandem cloud", lifespan=lifespan, docs_url=None, redoc_url=None)
-    errors.install(app)
     app.state.metrics = metrics
     surface = Surface(completion, metrics, shown, settings.max_body_bytes, _limiter(settings))
-    _surround(app, settings, doorkeeper, surface)
-    if tracer is not None:
-        told_of_all = {"gen_ai.request.model": manifest.model}
-        app.add_middleware(Traced, tracer=tracer, paths=surface.posts(), attributes=told_of_all)
+    _surround(app, settings, doorkeeper, surface, tracer=tracer, model=manifest.model)
     app.include_router(observation_routes(registry, lifecycle, lambda: shown))
     app.include_router(surface.routes())
     return app
@@ -120,10 +116,24 @@ def _limiter(settings: Settings) -> Limiter:
     return Limiter(limits_of(*own))
 
 
-def _surround(app: FastAPI, settings: Settings, doorkeeper: Doorkeeper, surface: Surface) -> None:
-    """Put the middleware around an application, innermost first, and say so in its document."""
+def _surround(
+    app: FastAPI,
+    settings: Settings,
+    doorkeeper: Doorkeeper,
+    surface: Surface,
+    *,
+    tracer: tracing.Tracer | None,
+    model: str,
+) -> None:
+    """Put around an application how it answers errors, and its middleware, innermost first; and
+    say so in its document.
+    """
+    errors.install(app)
     app.add_middleware(Direct, posts=surface.posts())
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    if tracer is not None:
+        told = {"gen_ai.request.model": model}
+        app.add_middleware(Traced, tracer=tracer, paths=surface.posts(), attributes=told)
     app.add_middleware(Access, doorkeeper=doorkeeper, rules=RULES)
     app.add_middleware(RequestId)
     describe(app, RULES)

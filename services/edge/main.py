@@ -96,25 +96,33 @@ def create_app(
             yield
 
     app = FastAPI(title="Tandem edge", lifespan=lifespan)
-    errors.install(app)
     app.state.metrics = metrics
-    _surround(app, settings, doorkeeper, answering)
-    if tracer is not None:
-        model_told = {"gen_ai.request.model": manifest.model}
-        app.add_middleware(Traced, tracer=tracer, paths=["/generate"], attributes=model_told)
+    _surround(app, settings, doorkeeper, answering, tracer=tracer, model=manifest.model)
     app.include_router(observation_routes(registry, lifecycle, lambda: shown | _state(answering)))
     app.include_router(Surface(answering, settings.heartbeat_seconds).routes())
     return app
 
 
 def _surround(
-    app: FastAPI, settings: Settings, doorkeeper: Doorkeeper, answering: Answering
+    app: FastAPI,
+    settings: Settings,
+    doorkeeper: Doorkeeper,
+    answering: Answering,
+    *,
+    tracer: tracing.Tracer | None,
+    model: str,
 ) -> None:
-    """Put the middleware around an application, innermost first, and say so in its document."""
+    """Put around an application how it answers errors, and its middleware, innermost first; and
+    say so in its document.
+    """
+    errors.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     own = settings.requests_per_minute, settings.tokens_per_minute, settings.concurrent
     limiter, load = Limiter(limits_of(*own)), answering.load
     app.add_middleware(Admitted, limiter=limiter, load=load, metrics=answering.metrics)
+    if tracer is not None:
+        told = {"gen_ai.request.model": model}
+        app.add_middleware(Traced, tracer=tracer, paths=["/generate"], attributes=told)
     app.add_middleware(Access, doorkeeper=doorkeeper, rules=RULES)
     app.add_middleware(RequestId)
     describe(app, RULES)

@@ -79,6 +79,18 @@ class ServiceMetrics:
             ["reason"],
             registry=registry,
         )
+        self.build = Info("tandem_build", "Version, model and formats served", registry=registry)
+        self.spans_dropped = Counter(
+            "tandem_spans_dropped",
+            "Spans of traces that were not sent: no room, or the collector did not take them",
+            registry=registry,
+        )
+        self._connections(registry)
+        expect(self.rejections, REFUSALS)
+        expect(self.queue, PRIORITIES)
+        expect(self.rows, PRIORITIES)
+
+    def _connections(self, registry: CollectorRegistry) -> None:
         self.connections = Gauge(
             "tandem_connections", "Connections of clients, idle ones included", registry=registry
         )
@@ -88,16 +100,7 @@ class ServiceMetrics:
             ["reason"],
             registry=registry,
         )
-        self.build = Info("tandem_build", "Version, model and formats served", registry=registry)
-        self.spans_dropped = Counter(
-            "tandem_spans_dropped",
-            "Spans of traces that were not sent: no room, or the collector did not take them",
-            registry=registry,
-        )
-        expect(self.rejections, REFUSALS)
         expect(self.connections_refused, REASONS)
-        expect(self.queue, PRIORITIES)
-        expect(self.rows, PRIORITIES)
 
     def started(self, seconds: float, priority: Priority) -> None:
         """Record how long a work waited for its first step."""

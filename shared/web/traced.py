@@ -15,7 +15,7 @@ _GONE = 499
 
 
 class Traced:
-    """Traces every POST to one of `paths`; to be added after all other middleware.
+    """Traces every POST to one of `paths`: within `Access`, so that strangers can ask for none.
 
     Args:
         attributes: told of every one of them.

@@ -26,7 +26,10 @@ def mutated(seed: bytes, random: Random, *, structured: bool) -> bytes:
     if random.random() < 0.05:
         return random.randbytes(random.randrange(300))
     if structured and random.random() < 0.6:
-        fields = msgpack.unpackb(seed, strict_map_key=False)
+        try:
+            fields = msgpack.unpackb(seed, strict_map_key=False)
+        except (ValueError, TypeError, msgpack.UnpackException):
+            fields = None
         if not isinstance(fields, dict | list):  # what was found once need not be a message
             return _damaged(seed, random)
         for _ in range(random.randint(1, 3)):
