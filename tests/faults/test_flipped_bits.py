@@ -100,7 +100,9 @@ class Flipper:
 
 
 def noticed(stack: Stack) -> dict[str, float]:
-    """What either side has counted of frames it could not read, by where and why."""
+    """What either side has counted of frames it could not read, by where and why; and, as `given
+    up`, requests nobody waited for to the end.
+    """
     found: dict[str, float] = {}
     for service in (*stack.clouds, stack.edge):
         for labels, count in re.findall(
@@ -108,8 +110,9 @@ def noticed(stack: Stack) -> dict[str, float]:
         ):
             outcome = re.search(r'outcome="(.*?)"', labels)
             assert outcome is not None
-            if outcome[1] not in ("ok", "cancelled"):
-                key = f"{service.role} {outcome[1]}"
+            if outcome[1] != "ok":
+                cancelled = outcome[1] == "cancelled"
+                key = "given up" if cancelled else f"{service.role} {outcome[1]}"
                 found[key] = found.get(key, 0) + float(count)
     return found
 
@@ -143,4 +146,6 @@ def test_a_flipped_bit_in_every_field(
     record_figure("bits flipped", flipper.done)
     record_figure("requests refused", len(refused))
     record_figure("counted", str({name: n for name, n in counted.items() if n}))
-    assert sum(counted.values()) >= flipper.done
+    # An answer on its way when its text was finished is looked at no more: at most one here.
+    unseen = min(1.0, counted.pop("given up", 0.0))
+    assert sum(counted.values()) >= flipper.done - unseen

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from shared.protocol.wire import encode
 from tests.support import raising
 from tests.support.apps import PATIENCE
 from tests.support.collector import Collector, collecting
+from tests.support.keys import written_keys
 from tests.support.reference import bundles
 from tests.support.services import Service, Services, free_port
 
@@ -98,7 +98,8 @@ def _pair(folder: Path, traces: str) -> Services:
     store = f"redis://:{PASSWORD}@127.0.0.1:{free_port()}/0"
     kept = {"store_url": store, "store_key": STORE_KEY, "max_body_bytes": "4000000"}
     cloud = Service("cloud", folder / "cloud.log", {**both, **kept}, launch=_raising)
-    keys = {"emergency_keys": sha256(KEY.encode()).hexdigest(), "max_body_bytes": "100000"}
+    file = written_keys(folder / "keys.toml", {KEY: 'scopes = ["generate", "priority"]'})
+    keys = {"keys_file": str(file), "without_key": "generate,metrics", "max_body_bytes": "100000"}
     paces = {"probe_seconds": "0.3", "first_pause_seconds": "0.1", "retry_seconds": "2"}
     reach = {"cloud_url": cloud.url, **paces}
     edge = Service("edge", folder / "edge.log", {**both, **keys, **reach}, launch=_raising)
