@@ -69,7 +69,9 @@ def say(port: int, *pieces: bytes, pause: float = 0.01, patience: float = PATIEN
 
 def _hear(connection: socket.socket, heard: bytearray, seconds: float) -> bool:
     """Take in what comes first; true at the end."""
-    if not select.select([connection], [], [], seconds)[0]:
+    looking = select.poll()  # which `select` cannot do beyond a thousand open files
+    looking.register(connection, select.POLLIN)
+    if not looking.poll(seconds * 1000):
         return False
     try:
         data = connection.recv(65536)
