@@ -86,6 +86,11 @@ class Handshakes:
         except (OSError, ssl.CertificateError) as error:
             self.connections.refused(HANDSHAKE)
             self._tell(error)
+        except asyncio.CancelledError:
+            # Two clocks hold it to the same time, and the other one was first.
+            if handshake.late:
+                self.connections.refused(HANDSHAKE)
+            raise
         finally:
             self.connections.leave(handshake)
 
@@ -102,9 +107,11 @@ class _Handshake:
     def __init__(self, accepted: socket.socket) -> None:
         self._accepted = accepted
         self.task: asyncio.Task[None] | None = None
+        self.late = False
 
     def late_head(self) -> None:
         """It has taken too long."""
+        self.late = True
         self.abort()
 
     def look_at_body(self) -> None:
