@@ -56,7 +56,8 @@ def all_fields(message: type, prefix: str = "") -> set[str]:
 class Flipper:
     """Flips a bit of every field of one kind of frame, one field a frame, every `pace`-th frame.
 
-    A fault is the answer to a damaged block, so to meet one a block is damaged first.
+    A fault is the answer to a damaged block, so to meet one a block is damaged first. Of a stream
+    one frame is damaged at most: nobody reads on behind it.
     """
 
     kind: str
@@ -66,11 +67,14 @@ class Flipper:
     done: int = 0
     flipped: list[str] = field(default_factory=list)
     _frames: int = 0
+    _broken: bool = False  # the stream that was asked for last
 
     def __call__(self, path: str, up: bool, body: bytes) -> bytes:
         """See `proxy.Tamper`."""
         if path not in (PATH_BLOCKS, PATH_STREAM, PATH_CLOSE) or len(body) < 12:
             return body
+        if path == PATH_STREAM and up:
+            self._broken = False
         if self.kind == "fault" and up and path != PATH_CLOSE:
             return self._damaged(body)
         if up is not (self.kind in UP) or body[3] != KINDS[self.kind][0] or body[:2] != b"TD":
@@ -82,8 +86,9 @@ class Flipper:
         # What a session says only once is taken whenever it comes.
         rare = [name for name in present if name.startswith("opening")]
         spared = self.kind in ("block", "report") and self._frames % self.pace != 0
-        if not present or (spared and not rare):
+        if not present or (spared and not rare) or (path == PATH_STREAM and self._broken):
             return body
+        self._broken |= path == PATH_STREAM
         name = self.draw.choice(rare or present)
         self.left.discard(name)
         self.flipped.append(name)
@@ -140,8 +145,8 @@ def read_counts(stack: Stack) -> Counts:
 
 
 def count_unread(stack: Stack, before: Counts, flips: Sequence[str]) -> int:
-    """How many of a request's flips, each in the field named, nobody had occasion to see: at most as many as answers were
-    given up meanwhile. Waits for uploads that end after the text has.
+    """How many of a request's flips, each in the field named, nobody had occasion to see: at most
+    as many as answers were given up meanwhile. Waits for uploads that end after the text has.
     """
     deadline = time.monotonic() + PATIENCE
     settled = time.monotonic() + SETTLING
