@@ -27,7 +27,6 @@ check: $(STAMP) ## format, lint, types, import contracts
 demo: $(STAMP) ## start both sides with the shipped model, generate, show what each token cost
 	$(BIN)/tandem demo
 
-test test-long: export OMP_NUM_THREADS := 1
 test test-long: export HF_HUB_OFFLINE := 1
 
 test: $(STAMP) ## every test that needs no container engine, at reduced size with fixed seeds

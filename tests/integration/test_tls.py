@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -209,17 +210,19 @@ def test_a_handshake_that_does_not_come_about_costs_its_place_for_a_while_only(
     secured: tuple[Secure, Secure], papers: Papers
 ) -> None:
     _, edge = secured
-    held = [socket.create_connection(("127.0.0.1", edge.port)) for _ in range(50)]
     tls = client_tls(papers.ca.certificate, None, None).context()
     deadline = time.monotonic() + PATIENCE
-    with httpx.Client(base_url=edge.url, verify=tls, timeout=PATIENCE) as client:
+    with (
+        ExitStack() as held,
+        httpx.Client(base_url=edge.url, verify=tls, timeout=PATIENCE) as client,
+    ):
+        for _ in range(50):
+            held.enter_context(socket.create_connection(("127.0.0.1", edge.port)))
         assert _gauge(client, "tandem_connections") >= 50
         while _gauge(client, REFUSED_HANDSHAKES) < 50:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert _gauge(client, "tandem_connections") <= 10
-    for each in held:
-        each.close()
 
 
 def _gauge(client: httpx.Client, name: str) -> float:
