@@ -1,7 +1,7 @@
 """Who may come in: keys, what each allows, and whom a request is counted for. Knows no HTTP."""
 
-from shared.access.caller import ANYBODY, Caller
-from shared.access.door import open_door, scopes_of
+from shared.access.caller import Caller
+from shared.access.door import names_another, open_door, scopes_of
 from shared.access.doorkeeper import Doorkeeper
 from shared.access.key_file import KeyFile, SentKey
 from shared.access.keys import (
@@ -17,7 +17,6 @@ from shared.access.keys import (
 )
 
 __all__ = [
-    "ANYBODY",
     "SCOPES",
     "Caller",
     "Doorkeeper",
@@ -29,6 +28,7 @@ __all__ = [
     "SentKey",
     "digest_of",
     "limits_of",
+    "names_another",
     "new_key",
     "open_door",
     "read_keys",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from shared.access.keys import SCOPES, Limits, Scope
+from shared.access.keys import Limits, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,3 @@ class Caller:
     def came_in(self) -> bool:
         """Whether they are anybody here: by a key, or because strangers may do something."""
         return self.known or bool(self.scopes)
-
-
-# For work that no request stands behind, and for tests.
-ANYBODY = Caller(scopes=frozenset(SCOPES))

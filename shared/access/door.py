@@ -52,6 +52,7 @@ def open_door(settings: Settings, *, usual: Set[Scope], prefix: str) -> Doorkeep
     else:
         closed = keys_file is not None or not is_loopback(settings.host)
         strangers = frozenset() if closed else frozenset(usual)
+    here = settings.without_key is None and bool(strangers)
     if keys_file is not None:
         return Doorkeeper(KeyFile(keys_file), strangers)
     if not strangers:
@@ -59,7 +60,21 @@ def open_door(settings: Settings, *, usual: Set[Scope], prefix: str) -> Doorkeep
             f"nobody could come in: name a file of keys in {prefix}KEYS_FILE, or what callers "
             f"without a key may do in {prefix}WITHOUT_KEY ({','.join(sorted(usual))})"
         )
-    return Doorkeeper(strangers=strangers)
+    return Doorkeeper(strangers=strangers, here=here)
+
+
+def names_another(host: str) -> bool:
+    """Whether a `Host` header speaks of a machine that the public name service could know: a name
+    with a dot. Whoever owns it can make it point at 127.0.0.1 while a page of theirs is open (DNS
+    rebinding); what a browser sends in `Host` is that name.
+    """
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    name = name.strip("[]").rstrip(".").lower()
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return "." in name and not name.endswith(".localhost")
+    return False
 
 
 def is_loopback(host: str) -> bool:

@@ -28,12 +28,15 @@ class Doorkeeper:
     Args:
         keys: the keys there are at this moment.
         strangers: what callers without a key may do; empty lets none of them in.
+        here: they may, because only this machine can ask: a page of the web that had a name made to
+            point at it is not let in (`names_another`).
         limits: of each stranger; a key's own limits are the key's.
         clock: when keys end.
     """
 
     keys: Callable[[], KeyRing] = _no_keys
     strangers: frozenset[Scope] = frozenset()
+    here: bool = False
     limits: Limits = field(default_factory=Limits)
     clock: Callable[[], datetime] = now
     _secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
-from shared.access import Caller, Doorkeeper, Scope
+from shared.access import Caller, Doorkeeper, Scope, names_another
 from shared.errors import Forbidden, TandemError, Unauthorized
 from shared.web.errors import answer_to
 
@@ -69,7 +69,7 @@ class Access:
 
         Raises:
             Unauthorized: it takes a key, or another than the one sent.
-            Forbidden: it takes a key that allows more.
+            Forbidden: it takes a key that allows more, or was asked for by another machine's name.
         """
         address = client[0] if (client := scope.get("client")) else None
         try:
@@ -80,6 +80,8 @@ class Access:
             return self._doorkeeper.stranger(address)
         if rule is None or rule == PUBLIC:
             return caller
+        if self._doorkeeper.here and not caller.known:
+            _require_name_of_here(scope)
         if rule == CALLER or caller.may(rule):
             return caller
         if not caller.known:
@@ -103,6 +105,15 @@ class Access:
             {"error": "Method Not Allowed", "error_type": "http"},
             405,
             headers={"allow": ", ".join(allowed)},
+        )
+
+
+def _require_name_of_here(scope: Connection) -> None:
+    sent = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+    if any(map(names_another, sent)):
+        raise Forbidden(
+            "without a key this is open to this machine alone, and it was asked for by another's "
+            "name in `Host`: set keys, or WITHOUT_KEY, to serve it by that name"
         )
 
 

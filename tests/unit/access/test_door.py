@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from services.cloud.settings import Settings as CloudSettings
 from services.edge.settings import Settings as EdgeSettings
-from shared.access import open_door, scopes_of
+from shared.access import names_another, open_door, scopes_of
 from shared.errors import Invalid
 from tests.support.keys import written_keys
 
@@ -39,6 +39,47 @@ def test_elsewhere_nobody_may_do_anything_unless_it_is_said(host: str, tmp_path:
         keys = written_keys(tmp_path / "keys", {"a": "scopes = []"})
         assert opened(host, without_key, keys) == frozenset()
     assert opened(host, "generate") == {"generate"}
+
+
+@pytest.mark.parametrize(
+    ("host", "without_key", "here"),
+    [
+        ("127.0.0.1", None, True),
+        ("127.0.0.1", "generate", False),
+        ("0.0.0.0", "generate", False),
+    ],
+)
+def test_what_only_this_machine_can_ask_is_told_from_what_was_opened(
+    host: str, without_key: str | None, *, here: bool
+) -> None:
+    settings = EdgeSettings(bundle=Path("somewhere"), host=host, without_key=without_key)
+    assert open_door(settings, usual={"generate"}, prefix="TANDEM_EDGE_").here is here
+
+
+@pytest.mark.parametrize(
+    ("host", "another"),
+    [
+        ("localhost", False),
+        ("localhost:8000", False),
+        ("LOCALHOST.:8000", False),
+        ("edge:8000", False),
+        ("app.localhost:8000", False),
+        ("127.0.0.1:8000", False),
+        ("[::1]:8000", False),
+        ("[::1]", False),
+        ("192.0.2.1", False),
+        ("", False),
+        ("example.com", True),
+        ("example.com:8000", True),
+        ("Example.COM.:8000", True),
+        ("localhost.example.com", True),
+        ("127.0.0.1.example.com:8000", True),
+        ("notlocalhost.example", True),
+        ("127.1.example:80", True),
+    ],
+)
+def test_a_name_that_somebody_else_can_own_is_another_machines(host: str, *, another: bool) -> None:
+    assert names_another(host) is another
 
 
 def test_scopes_are_listed_and_an_unknown_one_is_named() -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.access import ANYBODY, SCOPES, Doorkeeper, Key, KeyRing, Limits, digest_of
+from shared.access import Doorkeeper, Key, KeyRing, Limits, digest_of
 from shared.errors import Unauthorized
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -94,7 +94,3 @@ def test_a_clients_name_tells_nothing_of_it_and_is_this_process_own() -> None:
     assert tags[0] != tags[1]
     assert all(len(tag) == 16 and int(tag, 16) >= 0 for tag in tags)
     assert "secret" not in repr(one)
-
-
-def test_anybody_may_do_anything() -> None:
-    assert all(ANYBODY.may(scope) for scope in SCOPES)

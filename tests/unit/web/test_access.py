@@ -22,10 +22,10 @@ KEYS = KeyRing(
 class Asked:
     """A door with an application behind it, asked once."""
 
-    def __init__(self, *strangers: Any) -> None:
+    def __init__(self, *strangers: Any, here: bool = False) -> None:
         self.came: list[Caller] = []
         self.sent: list[dict[str, Any]] = []
-        keeper = Doorkeeper(lambda: KEYS, frozenset(strangers))
+        keeper = Doorkeeper(lambda: KEYS, frozenset(strangers), here)
         self.door = Access(self._app, keeper, RULES)
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
@@ -131,3 +131,23 @@ def test_where_no_door_was_passed_nobody_may_do_anything() -> None:
     for state in ({}, {"caller": "alice"}):
         scope: dict[str, Any] = {"type": "http", "headers": [], "state": state}
         assert not caller_of(Request(scope)).came_in
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "host", "status"),
+    [
+        ("/do", (), b"rebound.example:8000", 403),
+        ("/any", (), b"rebound.example", 403),
+        ("/open", (), b"rebound.example", None),
+        ("/do", ("Bearer right",), b"rebound.example", None),
+        ("/do", (), b"localhost:8000", None),
+    ],
+)
+async def test_a_page_whose_name_was_made_to_point_here_is_not_let_in_as_this_machine(
+    path: str, sent: tuple[str, ...], host: bytes, status: int | None
+) -> None:
+    method = "POST" if path == "/do" else "GET"
+    headers = [(b"host", host)] + [(b"authorization", each.encode()) for each in sent]
+    assert await Asked("generate", here=True).ask(method, path, headers=headers) == status
+    opened = Asked("generate")
+    assert await opened.ask(method, path, headers=headers) is None
