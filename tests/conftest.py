@@ -13,8 +13,8 @@ import pytest
 from tests.support.results import Figure, Recorder
 from tests.support.size import Size
 
-# Models are computed in this process too. Where anything else wants a core, several threads of one
-# small product wait for each other longer than they compute.
+# Of this process and all it starts. Where anything else wants a core, several threads of one small
+# product wait for each other longer than they compute.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 hypothesis.settings.register_profile(

@@ -113,6 +113,13 @@ class Route:
             ]
             self._at = None
 
+    @property
+    def partings(self) -> "list[Replica]":
+        """The replicas to close the session at, the one it was at last behind the others. One that
+        has handed it on and is about to end forgets it without being told.
+        """
+        return [each for each in self.visited if each is self.visited[-1] or not each.leaving]
+
     def tries(self) -> "Tries":
         """The tries of a need that begins now."""
         return Tries(self, time.monotonic() + self.seconds)

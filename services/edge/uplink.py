@@ -283,11 +283,9 @@ class Uplink:
         self.route.leave()
         if not self.chain.offered or (self.resumable and not self.finished):
             return told
-        visited, last = self.route.visited, self.route.visited[-1:]
-        # Whoever has handed the session on and is about to end forgets it without being told.
-        for at in [e for e in visited if e not in told and (e in last or not e.leaving)]:
-            await self._say_goodbye(at, tries=RETRIES + 1 if at in last else 1)
-        return {*visited}
+        for at in [each for each in self.route.partings if each not in told]:
+            await self._say_goodbye(at, tries=RETRIES + 1 if at is self.route.visited[-1] else 1)
+        return {*self.route.visited}
 
     async def _say_goodbye(self, at: Replica, *, tries: int) -> None:
         for _ in range(tries):

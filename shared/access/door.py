@@ -52,7 +52,6 @@ def open_door(settings: Settings, *, usual: Set[Scope], prefix: str) -> Doorkeep
     else:
         closed = keys_file is not None or not is_loopback(settings.host)
         strangers = frozenset() if closed else frozenset(usual)
-    here = settings.without_key is None and bool(strangers)
     if keys_file is not None:
         return Doorkeeper(KeyFile(keys_file), strangers)
     if not strangers:
@@ -60,7 +59,7 @@ def open_door(settings: Settings, *, usual: Set[Scope], prefix: str) -> Doorkeep
             f"nobody could come in: name a file of keys in {prefix}KEYS_FILE, or what callers "
             f"without a key may do in {prefix}WITHOUT_KEY ({','.join(sorted(usual))})"
         )
-    return Doorkeeper(strangers=strangers, here=here)
+    return Doorkeeper(strangers=strangers, here=settings.without_key is None)
 
 
 def names_another(host: str) -> bool:

@@ -119,7 +119,6 @@ def nursery(before: str = "") -> Iterator[Nursery]:
     process = subprocess.Popen(
         [sys.executable, "-c", f"{before}\nfrom tests.faults.nursery import main\nmain()"],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

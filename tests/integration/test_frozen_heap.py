@@ -51,7 +51,6 @@ def test_the_heap_is_frozen_after_the_model_is_loaded_and_before_the_service_is_
     environment |= {
         f"{prefix}BUNDLE": str(Path(getattr(bundles(), side))),
         f"{prefix}PORT": str(free_port()),
-        "OMP_NUM_THREADS": "1",
     }
     ended = subprocess.run(
         [sys.executable, "-c", STARTING.format(side=side)],

@@ -27,7 +27,6 @@ def tandem_run(edge_port: int, cloud_port: int) -> Iterator["subprocess.Popen[by
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

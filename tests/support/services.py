@@ -91,7 +91,7 @@ class Service:
         given = {"bundle": str(getattr(bundles(), self.role)), "port": str(self.port)}
         given |= {"threads": "1", **self.settings}
         environment = {k: v for k, v in os.environ.items() if not k.startswith("TANDEM_")}
-        environment |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        environment["PYTHONUNBUFFERED"] = "1"
         environment |= {f"{prefix}{name}".upper(): value for name, value in given.items()}
         self._process = self.launch(self.role, environment, self.log)
 

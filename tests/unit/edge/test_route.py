@@ -119,6 +119,23 @@ async def test_a_session_leaves_a_replica_whose_address_is_gone() -> None:
     assert elsewhere(route)
 
 
+async def test_who_leaves_is_told_of_the_end_only_where_the_session_was_last() -> None:
+    fleet = Fleet(3)
+    route = fleet.route()
+    found = []
+    for _ in range(3):
+        at = await route.here()
+        found.append(at)
+        at.failed("refused")
+        route.leave()
+    first, second, third = found
+    assert route.partings == [first, second, third]
+    second.leaves()
+    assert route.partings == [first, third]
+    third.leaves()
+    assert route.partings == [first, third]
+
+
 async def test_going_back_and_forth_says_goodbye_once_to_each() -> None:
     fleet = Fleet(2)
     route = fleet.route()
