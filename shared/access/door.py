@@ -67,8 +67,7 @@ def names_another(host: str) -> bool:
     with a dot. Whoever owns it can make it point at 127.0.0.1 while a page of theirs is open (DNS
     rebinding); what a browser sends in `Host` is that name.
     """
-    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-    name = name.strip("[]").rstrip(".").lower()
+    name = host.rsplit(":", 1)[0].strip("[]").rstrip(".").lower()
     try:
         ipaddress.ip_address(name)
     except ValueError:
