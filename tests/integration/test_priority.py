@@ -33,7 +33,7 @@ KEY = "kept-in-the-ward"
 BEARER = bearer(KEY)
 Keys = dict[str, Any]
 MODES = ("standalone", "collaborative", "verified", "cloud", "split")
-NEW_TOKENS = 24
+NEW_TOKENS = 12
 # A text of which emergencies ask for more than others do, so that they are there all the time.
 URGENT_TOKENS = 40
 
@@ -159,7 +159,7 @@ async def test_a_text_that_was_parked_is_the_one_that_was_not(keys: Keys, mode: 
 
 
 def _texts() -> list[str]:
-    return list(prompts(text(), 6))
+    return list(prompts(text(), 4))
 
 
 async def test_an_emergency_finds_room_where_others_find_none(keys: Keys) -> None:

@@ -39,8 +39,9 @@ async def test_a_pass_that_waits_for_longer_than_its_sender_is_dropped_and_a_rep
         cloud.model.gate.clear()
         other = asyncio.create_task(cloud.report(ask(5, session="other")))
         await until(lambda: cloud.model.steps > 0)
-        late = asyncio.create_task(timed(cloud, encode(ask(5)), "20"))
-        await asyncio.sleep(0.03)
+        late = asyncio.create_task(timed(cloud, encode(ask(5)), "200"))
+        await until(lambda: cloud.completion.thread.waiting == 2)
+        await asyncio.sleep(0.21)
         cloud.model.gate.set()
         refused = await late
         assert isinstance(refused, Fault)
@@ -55,13 +56,13 @@ async def test_a_pass_that_waits_for_longer_than_its_sender_is_dropped_and_a_rep
 async def test_a_pass_under_way_keeps_its_result_for_the_repeat() -> None:
     async with served() as cloud:
         cloud.model.gate.clear()
-        slow = asyncio.create_task(timed(cloud, encode(ask(4)), "20"))
+        slow = asyncio.create_task(timed(cloud, encode(ask(4)), "500"))
         await until(lambda: cloud.model.steps > 0)
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.51)
         cloud.model.gate.set()
         first = await slow
         steps = cloud.model.steps
-        again = await timed(cloud, encode(ask(4)), "20")
+        again = await timed(cloud, encode(ask(4)), "500")
         assert isinstance(first, Report)
         assert isinstance(again, Report)
         assert first.tokens == again.tokens == (full_choice(TEXT[:4]),)
@@ -86,8 +87,9 @@ async def test_a_dropped_pass_of_drafts_is_made_up_for_and_leaves_nothing_behind
         cloud.model.gate.clear()
         other = asyncio.create_task(cloud.report(ask(5, session="other")))
         await until(lambda: cloud.model.steps > 0)
-        late = asyncio.create_task(timed(cloud, encode(opened(now=1)), "20"))
-        await asyncio.sleep(0.03)
+        late = asyncio.create_task(timed(cloud, encode(opened(now=1)), "200"))
+        await until(lambda: cloud.completion.thread.waiting == 2)
+        await asyncio.sleep(0.21)
         cloud.model.gate.set()
         refused = await late
         assert isinstance(refused, Fault)
@@ -103,12 +105,12 @@ async def test_a_stream_is_held_to_its_deadline_until_its_first_report_only() ->
 
         def slow_in_between(segments: Sequence[Segment]) -> Any:
             if cloud.model.steps == 1:
-                time.sleep(0.4)
+                time.sleep(1.1)
             return forward(segments)
 
         cloud.model.forward = slow_in_between  # type: ignore[method-assign]
         body = encode(ask(3, opening=CLOUD_OPENING, count=4))
-        headers = HEADERS | {HEADER_TIMEOUT: "300"}
+        headers = HEADERS | {HEADER_TIMEOUT: "1000"}
         answer = await cloud.http.post(PATH_STREAM, content=body, headers=headers)
         assert answer.content.count(b"TD") == 4
         assert cloud.outcomes() == {("stream", "ok"): 1}
