@@ -19,6 +19,7 @@ from services.edge.draft_uplink import DraftUplink
 from services.edge.drafting import Ranker
 from services.edge.drafts import Drafts
 from services.edge.engine import EdgeEngine, EdgeResult, EdgeWork
+from services.edge.exit_rules import ExitRules
 from services.edge.generation import Generation
 from services.edge.load import Load
 from services.edge.metrics import EdgeMetrics
@@ -49,7 +50,6 @@ class Defaults:
 
     mode: Mode
     codec: Codec
-    thresholds: Mapping[int, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,9 @@ class Identity:
 
 @dataclass(slots=True)
 class Answering:
-    """Turns requests into answers. `chances` are what verified sessions learn from and draw on."""
+    """Turns requests into answers. `chances` are what verified sessions learn from and draw on;
+    `exits` say which policy decides where nothing is verified.
+    """
 
     text: TextCodec
     engine: EdgeEngine
@@ -75,6 +77,7 @@ class Answering:
     load: Load
     controller: Controller
     chances: Mapping[Kind, Mapping[int, Chances]]
+    exits: ExitRules
 
     @property
     def modes(self) -> tuple[Mode, ...]:
@@ -191,14 +194,15 @@ class Answering:
                 field="parameters.mode",
             )
         require_fitting(parameters, mode)
-        on_loss = parameters.on_cloud_loss or default_on_cloud_loss(mode)
-        given = parameters.threshold
-        thresholds = {
-            layer: default if given is None else given
-            for layer, default in self.defaults.thresholds.items()
-        }
-        held = MOST_HELD if parameters.repair else 0
-        rules = Rules(mode=mode, thresholds=thresholds, on_cloud_loss=on_loss, most_held=held)
+        rules = Rules(
+            mode=mode,
+            policy=self.exits.policy(
+                threshold=parameters.threshold, max_disagreement=parameters.max_disagreement
+            ),
+            on_cloud_loss=parameters.on_cloud_loss or default_on_cloud_loss(mode),
+            most_held=MOST_HELD if parameters.repair else 0,
+            chances=self.exits.chances,
+        )
         self._require_cloud(rules)
         return rules
 

@@ -14,34 +14,38 @@ from torch import Tensor
 from services.edge import drafting
 from services.edge.drafting import Drafted, Drafting
 from services.edge.state import EdgeState, forward
+from shared.decoding.certainty import signals_of
 from shared.decoding.sampling import Choice, PrefixState, SamplingParameters, sample
 from shared.errors import ComputeError
+from shared.exits.policy import Asked
+from shared.exits.signals import Signals
 from shared.model import Segment, SpanModel
 from shared.runtime.work import Claim, Failed
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Asks the exits for the next token. `sure(layer, confidence)` says whether the exit before
-    `layer` may answer.
+    """Asks the exits for the next token. `sure` says whether the exit asked last may answer, given
+    all that were asked; `chance` what an exit's signals are worth, if that is known.
     """
 
-    sure: Callable[[int, float], bool]
+    sure: Callable[[Sequence[Asked]], bool]
     prefix: PrefixState
     parameters: SamplingParameters
     seed: int
     index: int
+    chance: Callable[[int, Signals], float | None] = lambda *_: None
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """The edge's candidate: the exit it was taken at, the choice (none where no exit was asked),
-    and the states at the split.
+    """The edge's candidate: what the exits that were asked said, the last of which it is taken
+    from, its choice (none where no exit was asked), and the states at the split.
 
     `states` [T, H] belong to the tokens given with this work, in the model's dtype, on the CPU.
     """
 
-    layer: int
+    asked: tuple[Asked, ...]
     choice: Choice | None
     states: Tensor
 
@@ -58,6 +62,7 @@ class Proposing:
     question: Question | None
     done: int = 0
     states: list[Tensor] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
     catching_up: bool = False
     charge: int = 1
 
@@ -116,7 +121,7 @@ class EdgeEngine:
         ready = [w for w, _ in batch if w.done == len(w.ids) and id(w) not in outcomes]
         unsure = [work for work in ready if work.catching_up]
         fresh = [work for work in ready if not work.catching_up]
-        outcomes |= {id(work): _proposal(work, self.split, None) for work in fresh}
+        outcomes |= {id(work): _proposal(work, None) for work in fresh}
         asking = [work for work in fresh if work.question is not None]
         unsure += self._ask(asking, [w.state.behind[-1][-1:] for w in asking], self.split, outcomes)
         if self.depth > self.split:
@@ -207,9 +212,8 @@ class EdgeEngine:
         if not works:
             return []
         unsure = []
-        for work, logits in zip(
-            works, self.model.exit_logits(layer, torch.cat(list(last))), strict=True
-        ):
+        said = self.model.exit_logits(layer, torch.cat(list(last)))
+        for work, logits, signals in zip(works, said, signals_of(said), strict=True):
             question = work.question
             assert question is not None
             try:
@@ -217,8 +221,10 @@ class EdgeEngine:
             except ComputeError as error:
                 outcomes[id(work)] = Failed(error)
                 continue
-            outcomes[id(work)] = _proposal(work, layer, choice)
-            if not question.sure(layer, choice.confidence):
+            chance = question.chance(layer, signals)
+            work.asked.append(Asked(layer, choice.token, signals, chance))
+            outcomes[id(work)] = _proposal(work, choice)
+            if not question.sure(work.asked):
                 unsure.append(work)
         return unsure
 
@@ -234,6 +240,6 @@ def _choose(question: Question, logits: Tensor, position: int) -> Choice:
     )
 
 
-def _proposal(work: Proposing, layer: int, choice: Choice | None) -> Proposal:
+def _proposal(work: Proposing, choice: Choice | None) -> Proposal:
     states = torch.cat(work.states).cpu() if work.states else torch.empty(0)
-    return Proposal(layer, choice, states)
+    return Proposal(tuple(work.asked), choice, states)

@@ -20,6 +20,7 @@ from services.edge.engine import (
     Proposing,
     Question,
 )
+from services.edge.past import Past
 from services.edge.policy import Fallback, Keep, Offload, Rules, decide
 from services.edge.state import EdgeState
 from services.edge.uplink import Uplink
@@ -34,7 +35,8 @@ from shared.runtime.model_thread import ModelThread
 @dataclass(frozen=True, slots=True)
 class Token:
     """A token with where it came from: `exit:<layer>`, `draft`, `cloud` or `fallback`; confidence
-    where an exit chose it (of a draft: the chance it was given to be right).
+    where an exit chose it: the calibrated chance that the full model agrees, or the top probability
+    of an exit that is not calibrated (of a draft: the chance it was given to be right).
     """
 
     id: int
@@ -68,6 +70,10 @@ class Generation:
     repaired: int = 0
     _unrun: list[int] = field(default_factory=list)
     _held: deque[Token] = field(default_factory=deque)
+    _past: Past = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._past = Past(self.rules.policy)
 
     @property
     def finished(self) -> bool:
@@ -108,15 +114,15 @@ class Generation:
     async def _next(self) -> Token:
         if self.rules.mode == "split":
             return await self._offload(await self._run(None))
-        proposal = await self._run(self._question())
-        choice = proposal.choice
-        assert choice is not None
+        proposal = await self._ask_exits()
         reachable = (
             self.uplink is not None and self.uplink.link.usable and self.rules.mode != "cloud"
         )
-        match decide(self.rules, proposal.layer, choice.confidence, cloud_reachable=reachable):
+        history = self._past.before(len(self.sequence.ids))
+        match decide(self.rules, proposal.asked, history, cloud_reachable=reachable):
             case Keep(layer=layer):
-                return Token(choice.token, f"exit:{layer}", choice.confidence)
+                last = proposal.asked[-1]
+                return Token(last.token, f"exit:{layer}", last.confidence)
             case Offload():
                 return await self._offload(proposal)
             case Fallback():
@@ -135,11 +141,10 @@ class Generation:
 
     async def _fallback(self, proposal: Proposal) -> Token:
         self.degraded = True
-        if proposal.choice is None:  # `split` has not asked the exits
-            proposal = await self._run(self._question())
-        choice = proposal.choice
-        assert choice is not None
-        return Token(choice.token, "fallback", choice.confidence)
+        if not proposal.asked:  # `split` has not asked the exits
+            proposal = await self._ask_exits()
+        last = proposal.asked[-1]
+        return Token(last.token, "fallback", last.confidence)
 
     async def _from_cloud(self) -> AsyncGenerator[Token, None]:
         """The whole model in the cloud; where it is lost and the request allows it, the edge
@@ -171,6 +176,23 @@ class Generation:
                 yield Token(token.token, source, token.chance)
                 if self.sequence.finished:
                     return
+
+    async def _ask_exits(self) -> Proposal:
+        """What the exits say follows the text so far; it becomes part of the history."""
+        at = len(self.sequence.ids)
+        history = self._past.before(at)
+        proposal = await self._run(
+            Question(
+                sure=lambda asked: self.rules.policy.keeps(asked, history),
+                prefix=self.sequence.prefix,
+                parameters=self.parameters,
+                seed=self.seed,
+                index=0,
+                chance=self.rules.chance,
+            )
+        )
+        self._past.heard(at, proposal.asked)
+        return proposal
 
     async def _run(self, question: Question | None) -> Proposal:
         """Run the tokens not run yet; their states start on their way to the cloud while the
@@ -220,19 +242,11 @@ class Generation:
             return
         assert dropped <= len(self._held), (dropped, len(self._held))
         self.sequence.truncate(position)
+        self._past.go_back(position)
         for _ in range(dropped):
             self._held.pop()
         self.thread.post(partial(self.state.truncate, position))
         self.repaired += 1
-
-    def _question(self) -> Question:
-        return Question(
-            sure=self.rules.sure,
-            prefix=self.sequence.prefix,
-            parameters=self.parameters,
-            seed=self.seed,
-            index=0,
-        )
 
     def _tell_end(self, uplink: Uplink) -> None:
         uplink.finished = self.finished

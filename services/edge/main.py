@@ -17,6 +17,7 @@ from services.edge.chances import Chances, untuned_chances
 from services.edge.connecting import connect, connected
 from services.edge.controller import Controller, Measured
 from services.edge.engine import EdgeEngine, EdgeResult, EdgeWork
+from services.edge.exit_rules import ExitRules, exit_rules
 from services.edge.load import Load
 from services.edge.metrics import EdgeMetrics
 from services.edge.policy import Pacing
@@ -69,15 +70,12 @@ def create_app(
         thread=thread,
         cloud=cloud.side if cloud else None,
         identity=Identity(manifest.fingerprint, manifest.compute_format, model.shape.max_positions),
-        defaults=Defaults(
-            mode=settings.mode if cloud else "standalone",
-            codec=settings.codec,
-            thresholds={layer: info.threshold for layer, info in model.exits.items()},
-        ),
+        defaults=Defaults(settings.mode if cloud else "standalone", settings.codec),
         metrics=metrics,
         load=_load(settings, model, lifecycle),
         controller=_controller(settings, manifest),
         chances={kind: _chances(model, manifest.split, kind) for kind in ("greedy", "sampled")},
+        exits=_exit_rules(settings, model, manifest),
     )
     tracer = _tracer(settings, metrics)
     link = cloud.side.link if cloud else None
@@ -155,6 +153,17 @@ def _controller(settings: Settings, manifest: Manifest) -> Controller:
         ahead=settings.draft_ahead,
         upper=1 - (manifest.split or 0) / manifest.depth,
         seen=Measured(),
+    )
+
+
+def _exit_rules(settings: Settings, model: SpanModel, manifest: Manifest) -> ExitRules:
+    return exit_rules(
+        settings.bundle,
+        manifest.fingerprint,
+        {layer: info.threshold for layer, info in model.exits.items()},
+        policy=settings.exit_policy,
+        numbers=settings.policy_numbers,
+        max_disagreement=settings.max_disagreement,
     )
 
 

@@ -1,13 +1,16 @@
 """Who decides a token: a pure function of what the exits said, whether the cloud is reachable, and
 the request's rules.
 
-The exit rule is CE-CoLLM's (arXiv 2411.02829): keep at an exit whose confidence, the top
-probability, is over its threshold.
+Which exit may keep a token is an exit policy's to say (`shared.exits.policies`).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from shared.exits.calibration import Logistic
+from shared.exits.policy import Asked, Policy
+from shared.exits.signals import Signals
 
 Plan = Literal["draft", "assist", "race", "cloud"]
 Mode = Literal["standalone", "collaborative", "verified", "cloud", "split"]
@@ -40,32 +43,39 @@ Decision = Keep | Offload | Fallback
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How one request wants its tokens decided. `thresholds` maps an exit's layer to its
-    threshold; up to `most_held` kept tokens wait for the cloud's judgement before they are given
-    out (0: none waits, and none is ever replaced).
+    """How one request wants its tokens decided: by which exit policy, `chances` being the exits'
+    calibrations by layer, as far as there are any.
+
+    Up to `most_held` kept tokens wait for the cloud's judgement before they are given out (0: none
+    waits, and none is ever replaced).
     """
 
     mode: Mode
-    thresholds: Mapping[int, float]
+    policy: Policy
     on_cloud_loss: OnCloudLoss
     most_held: int = 0
+    chances: Mapping[int, Logistic] = field(default_factory=dict)
 
-    def sure(self, layer: int, confidence: float) -> bool:
-        """Whether the exit before `layer` may answer: 0 keeps every token, 1 keeps none."""
-        return confidence > self.thresholds[layer]
+    def chance(self, layer: int, signals: Signals) -> float | None:
+        """The chance that the exit before `layer` chose what the full model would have; None where
+        it is not calibrated.
+        """
+        return self.chances[layer].chance(signals) if layer in self.chances else None
 
 
-def decide(rules: Rules, layer: int, confidence: float, *, cloud_reachable: bool) -> Decision:
-    """Decide on the proposal made at the exit before `layer`.
+def decide(
+    rules: Rules, asked: Sequence[Asked], history: Any, *, cloud_reachable: bool
+) -> Decision:
+    """Decide on what the exits asked at this position said, after a text with this history.
 
     In `standalone` the deepest exit's proposal stands even when it is not sure. A lost cloud means
     `Fallback` only where the request allows it; otherwise `Offload` is tried, and its failure is
     the user's to see.
     """
     if rules.mode == "standalone" or (
-        rules.mode == "collaborative" and rules.sure(layer, confidence)
+        rules.mode == "collaborative" and rules.policy.keeps(asked, history)
     ):
-        return Keep(layer)
+        return Keep(asked[-1].layer)
     if cloud_reachable or rules.on_cloud_loss == "error":
         return Offload()
     return Fallback()

@@ -51,8 +51,9 @@ class Conversation:
 
     def session(self, opening: Opening, rules: Rules, prompt: Sequence[int]) -> str:
         """The session of a request: another for whatever would make another text."""
-        thresholds = sorted(rules.thresholds.items())
-        kept = [thresholds, rules.most_held, rules.on_cloud_loss]
+        policy = [rules.policy.name, sorted(rules.policy.numbers().items())]
+        chances = [[n, *fit.weights, fit.bias] for n, fit in sorted(rules.chances.items())]
+        kept = [policy, chances, rules.most_held, rules.on_cloud_loss]
         asked = self._digest("session", 16, canonical(opening), kept, list(prompt))
         return asked.hexdigest()
 

@@ -18,6 +18,20 @@ REPAIR = (
     "much later; older ones, and those at the end of the text, are emitted as they are."
 )
 
+DISAGREEMENT = (
+    "The share of the text's tokens that may differ from what the full model would have chosen "
+    "after the same tokens. The exits' thresholds are those calibrated for the largest target not "
+    "above it; below the smallest one nothing is kept. Only in mode `collaborative`, with a model "
+    "whose exits are calibrated, and without `threshold`. It is held on average over texts like "
+    "those of the calibration, while the cloud can be reached (`degraded` tells)."
+)
+
+CONFIDENCE = (
+    "Of a token an exit chose: where the model's exits are calibrated, the chance that the full "
+    "model would have chosen the same; otherwise the exit's top probability. Of a draft: the "
+    "chance it was given to be right. Null where the cloud chose."
+)
+
 PRIORITY = (
     "`emergency` overtakes on the edge and in the cloud: others wait for their next token, up to a "
     "bound, and go on where they were. Only with a key that may ask for it, sent as "
@@ -42,7 +56,10 @@ class Parameters(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None  # drawn, and returned, when not given
     stop: Annotated[list[StopString], Field(max_length=16)] = []
     mode: Mode | None = None  # the deployment's default mode when not given
-    threshold: Annotated[float, Field(ge=0, le=1)] | None = None  # of both exits
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None  # top probability, of both exits
+    max_disagreement: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None, Field(description=DISAGREEMENT)
+    ] = None
     codec: Codec | None = None
     repair: Annotated[bool, Field(description=REPAIR)] = False
     verify: Literal["states", "ids"] | None = None  # what of a draft goes up, in `verified`
@@ -67,7 +84,7 @@ class TokenView(BaseModel):
     id: int
     text: str
     source: str
-    confidence: float | None
+    confidence: Annotated[float | None, Field(description=CONFIDENCE)]
 
 
 class Usage(BaseModel):

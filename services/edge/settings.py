@@ -2,9 +2,10 @@
 handed down.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -13,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from services.edge.policy import Mode
 from shared.access import scopes_of
 from shared.errors import Invalid
+from shared.exits.policies import build
 from shared.protocol.messages import Codec
 
 
@@ -49,6 +51,15 @@ class Settings(BaseSettings):
     mode: Mode = "collaborative"
     # Codec of hidden states for requests that name none.
     codec: Codec = "fp16"
+    # Share of tokens that may differ from the full model's choice, 0 < x <= 1, for requests that
+    # name neither this nor a threshold; needs calibrated exits. Empty: `exit_policy` decides.
+    max_disagreement: float | None = Field(default=None, gt=0, le=1)
+    # By which policy exits keep tokens otherwise: `per_exit`, `single`, `chance`, `patience` or
+    # `moving_average`.
+    exit_policy: str = "per_exit"
+    # Its numbers, as JSON: `{"exits": 2}` of `patience`; empty takes the bundle's thresholds, which
+    # only `per_exit` can.
+    exit_numbers: str = ""
     # Drafts an edge step may run side by side (mode `verified`): 1 drafts a chain, more a tree.
     draft_width: int = Field(default=8, ge=1, le=64)
     # Least chance to be right a draft must have to be run.
@@ -167,11 +178,19 @@ class Settings(BaseSettings):
         """`cloud_url` as a list."""
         return _listed(self.cloud_url)
 
-    @field_validator("keys_file", "cloud_key_file", mode="before")
+    @property
+    def policy_numbers(self) -> dict[str, Any]:
+        """`exit_numbers` as they are meant."""
+        numbers = json.loads(self.exit_numbers or "{}")
+        if not isinstance(numbers, dict):
+            raise ValueError(f"exit_numbers are {self.exit_numbers}; allowed: a JSON object")
+        return numbers
+
+    @field_validator("keys_file", "cloud_key_file", "max_disagreement", mode="before")
     @classmethod
-    def _no_file(cls, path: object) -> object:
-        """An empty path is none."""
-        return None if path == "" else path
+    def _nothing(cls, given: object) -> object:
+        """An empty path is none, and an empty share."""
+        return None if given == "" else given
 
     @field_validator("without_key")
     @classmethod
@@ -188,6 +207,15 @@ class Settings(BaseSettings):
         """Refuse a password in a URL beside a key: both would be sent in one header."""
         if self.cloud_key_file and any(urlsplit(url).username for url in self.cloud_urls):
             raise ValueError("a cloud_key_file goes with a cloud_url without name and password")
+        return self
+
+    @model_validator(mode="after")
+    def _policy_there_is(self) -> Self:
+        """Refuse a policy that cannot be made of its numbers, or one beside a target."""
+        if self.exit_policy != "per_exit" or self.policy_numbers:
+            build(self.exit_policy, self.policy_numbers)
+            if self.max_disagreement is not None:
+                raise ValueError("max_disagreement goes without exit_policy and exit_numbers")
         return self
 
     @model_validator(mode="after")

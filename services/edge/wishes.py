@@ -14,6 +14,7 @@ def require_fitting(parameters: Parameters, mode: Mode) -> None:
         Invalid: naming the parameter.
     """
     given = (
+        ("max_disagreement", parameters.max_disagreement, "collaborative"),
         ("repair", parameters.repair, "collaborative"),
         ("verify", parameters.verify, "verified"),
     )

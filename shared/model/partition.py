@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shared.errors import BadModel
+from shared.exits.calibration import FILE as AGREEMENT
+from shared.exits.calibration import Agreement, file_of, read_agreement
 from shared.model.checkpoint import StoredTensor
 from shared.model.exits import Drafter, ExitInfo
 from shared.model.fingerprint import Progress, fingerprint
@@ -64,7 +66,9 @@ def write_bundles(
     and the unembedding they share; the cloud gets layers from `cloud_start` on, the head, and the
     embedding if it starts at layer 0. Where a drafter for exactly this cut lies beside the
     checkpoint, the edge's layers from `split` on and its last exit are the drafter's; the cloud's
-    never are. A manifest is written last: without it a bundle is not whole.
+    never are. Where a calibration of exactly these exits lies there too (with a drafter: one made
+    with it in place), the edge gets it as `agreement.json`. A manifest is written last: without it
+    a bundle is not whole.
 
     Args:
         source: a Hugging Face checkpoint folder.
@@ -79,8 +83,8 @@ def write_bundles(
         progress: called with (what, done, total).
 
     Raises:
-        BadModel: the checkpoint is broken or not supported, or its exits or the drafter belong to
-            another model.
+        BadModel: the checkpoint is broken or not supported, or its exits, the drafter or the
+            calibration belong to another model.
         ValueError: the model cannot be cut at these layers, or a format is unknown.
     """
     opened = open_checkpoint(source)
@@ -94,11 +98,20 @@ def write_bundles(
     cloud = Parts(LayerSpan(cloud_start, depth, depth), embedding=cloud_start == 0, head=True)
     found = _checked_fingerprint(opened, progress)
     drafter = _checked_drafter(opened, found, split, edge_depth) if use_drafter else None
+    agreement = _checked_agreement(
+        opened, found, exits, None if drafter is None else (split, edge_depth)
+    )
     writer = _Writer(opened, found, protocol_version, progress)
     kinds = (_weights(edge_format), _weights(cloud_format))
     return (
         writer.write(
-            out / "edge", "edge", edge, kinds[0], cut=(split, edge_depth), drafter=drafter
+            out / "edge",
+            "edge",
+            edge,
+            kinds[0],
+            cut=(split, edge_depth),
+            drafter=drafter,
+            agreement=agreement,
         ),
         writer.write(out / "cloud", "cloud", cloud, kinds[1], cut=(None, None)),
     )
@@ -122,6 +135,7 @@ class _Writer:
         *,
         cut: tuple[int | None, int | None],
         drafter: Drafter | None = None,
+        agreement: Agreement | None = None,
     ) -> Manifest:
         """Write one bundle; `cut` is (split, edge depth)."""
         self._prepare(folder)
@@ -143,12 +157,19 @@ class _Writer:
             shape=ModelShape.of(self.opened.source.config),
             drafter=None if drafter is None else drafter.acceptance,
         )
+        if agreement is not None:
+            agreement.write(folder / AGREEMENT)
         manifest.write(folder)
         return manifest
 
     def _prepare(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in (folder / FILE, folder / MAP_FILE, *folder.glob("*.safetensors")):
+        for stale in (
+            folder / FILE,
+            folder / MAP_FILE,
+            folder / AGREEMENT,
+            *folder.glob("*.safetensors"),
+        ):
             stale.unlink(missing_ok=True)
         for name in _COMPANIONS:
             (folder / name).unlink(missing_ok=True)
@@ -197,6 +218,19 @@ def _checked_drafter(opened: Checkpoint, found: str, split: int, edge_depth: int
             f"the drafter {split}-{edge_depth} beside {opened.folder} was trained for another model"
         )
     return drafter
+
+
+def _checked_agreement(
+    opened: Checkpoint, found: str, exits: tuple[int, ...], cut: tuple[int, int] | None
+) -> Agreement | None:
+    """The calibration of exactly these exits; that of others is as good as none."""
+    path = opened.folder / file_of(cut)
+    agreement = read_agreement(path)
+    if agreement is None:
+        return None
+    if agreement.model_fingerprint != found:
+        raise BadModel(f"{path} was measured on another model")
+    return agreement if agreement.layers == list(exits) else None
 
 
 def _weights(name: str) -> Weights:

@@ -30,6 +30,8 @@ from services.edge.uplink import Uplink
 from services.edge.verified import Verified
 from shared.decoding.sampling import SAMPLER_VERSION, PrefixState, SamplingParameters
 from shared.decoding.sequence import Sequence as TokenSequence
+from shared.exits.policies import build
+from shared.exits.policy import Policy
 from shared.model import LayerSpan, SpanModel
 from shared.protocol.messages import Codec, Opening, Sampling
 from shared.runtime.background import Background
@@ -64,6 +66,7 @@ class Case:
     most_held: int = 0  # of `collaborative`
     crashes: Sequence[Crash | str | None] = ()  # what befalls the replica asked, request by request
     resumable: bool = False
+    policy: Policy | None = None  # none: `per_exit` with the thresholds
 
     @property
     def parameters(self) -> SamplingParameters:
@@ -174,7 +177,7 @@ def _generation(
         ),
         rules=Rules(
             mode=case.mode,
-            thresholds=case.thresholds,
+            policy=case.policy or build("per_exit", {"thresholds": case.thresholds}),
             on_cloud_loss=case.on_cloud_loss,
             most_held=case.most_held,
         ),

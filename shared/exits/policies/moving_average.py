@@ -12,7 +12,7 @@ from shared.exits.policy import Asked, Policy, Thresholds, require_thresholds
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class Trail:
     """`averages` of the exits by rising layer, unsure tokens in a row, and tokens still to stay
     with the cloud.
     """
@@ -45,16 +45,16 @@ class MovingAverage(Policy):
                 f"unsure is {self.unsure} and stay is {self.stay}; allowed: 1 or more, 0 or more"
             )
 
-    def start(self) -> Past:
+    def start(self) -> Trail:
         """Nothing has been said."""
-        return Past()
+        return Trail()
 
-    def keeps(self, asked: Sequence[Asked], history: Past) -> bool:
+    def keeps(self, asked: Sequence[Asked], history: Trail) -> bool:
         """Whether the average of the exit asked last is over its threshold, where none stays."""
         last = asked[-1]
         return not history.staying and self._average(last, history) > self.thresholds[last.layer]
 
-    def after(self, history: Past, asked: Sequence[Asked]) -> Past:
+    def after(self, history: Trail, asked: Sequence[Asked]) -> Trail:
         """Averages of the exits asked go on; those of others stay as they are."""
         if not asked:
             return history
@@ -67,8 +67,8 @@ class MovingAverage(Policy):
             unsure = history.unsure + 1
             if unsure == self.unsure:
                 unsure, staying = 0, self.stay
-        return Past(tuple(sorted(averages.items())), unsure, staying)
+        return Trail(tuple(sorted(averages.items())), unsure, staying)
 
-    def _average(self, asked: Asked, history: Past) -> float:
+    def _average(self, asked: Asked, history: Trail) -> float:
         before = dict(history.averages).get(asked.layer, asked.confidence)
         return before + self.newest * (asked.confidence - before)

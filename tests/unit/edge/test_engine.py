@@ -33,7 +33,7 @@ def engine_of(*, max_rows: int, depth: int = DEPTH) -> EdgeEngine:
 
 def asking(engine: EdgeEngine, ids: Sequence[int], *, sure_at_split: bool) -> Proposing:
     question = Question(
-        sure=lambda layer, _: sure_at_split and layer == SPLIT,
+        sure=lambda asked: sure_at_split and asked[-1].layer == SPLIT,
         prefix=PrefixState.start(ids),
         parameters=SamplingParameters(),
         seed=0,
@@ -129,5 +129,5 @@ def test_what_was_dropped_leaves_nothing_in_what_comes_after(end: int, *, sure: 
 
 def _going_on(work: Proposing, ids: Sequence[int], *, sure_at_split: bool) -> Proposing:
     assert work.question is not None
-    question = replace(work.question, sure=lambda layer, _: sure_at_split and layer == SPLIT)
+    question = replace(work.question, sure=lambda asked: sure_at_split and asked[-1].layer == SPLIT)
     return Proposing(work.state, ids, question)

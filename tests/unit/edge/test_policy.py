@@ -15,12 +15,22 @@ from services.edge.policy import (
     decide,
     default_on_cloud_loss,
 )
+from shared.exits.calibration import Logistic
+from shared.exits.policies import build
+from shared.exits.policy import Asked
+from shared.exits.signals import Signals
 
 KEEP = Keep(4)
 
 
 def rules(mode: Mode, threshold: float = 0.8, on_loss: OnCloudLoss = "degrade") -> Rules:
-    return Rules(mode=mode, thresholds={4: threshold}, on_cloud_loss=on_loss)
+    policy = build("per_exit", {"thresholds": {4: threshold}})
+    return Rules(mode=mode, policy=policy, on_cloud_loss=on_loss)
+
+
+def decided(rules: Rules, confidence: float, *, reachable: bool) -> Decision:
+    said = [Asked(4, 0, Signals(confidence, 1.0, 0.0, 0.5))]
+    return decide(rules, said, rules.policy.start(), cloud_reachable=reachable)
 
 
 @pytest.mark.parametrize("on_loss", ["degrade", "error"])
@@ -51,30 +61,35 @@ def test_a_proposal_is_kept_offloaded_or_stands_in(
     on_loss: OnCloudLoss,
 ) -> None:
     expected = degrading if on_loss == "degrade" else failing
-    decided = decide(rules(mode, on_loss=on_loss), 4, confidence, cloud_reachable=reachable)
-    assert decided == expected
+    assert decided(rules(mode, on_loss=on_loss), confidence, reachable=reachable) == expected
 
 
 @given(confidence=st.floats(0, 1, exclude_min=True))
 def test_threshold_0_keeps_every_token_and_1_none(confidence: float) -> None:
     for reachable in (True, False):
-        assert decide(rules("collaborative", 0), 4, confidence, cloud_reachable=reachable) == KEEP
-    assert decide(rules("collaborative", 1), 4, confidence, cloud_reachable=True) == Offload()
+        assert decided(rules("collaborative", 0), confidence, reachable=reachable) == KEEP
+    assert decided(rules("collaborative", 1), confidence, reachable=True) == Offload()
 
 
-@given(confidence=st.floats(0, 1), lower=st.floats(0, 1), higher=st.floats(0, 1))
-def test_a_higher_threshold_never_keeps_more(
-    confidence: float, lower: float, higher: float
-) -> None:
-    lower, higher = sorted((lower, higher))
-    if rules("collaborative", higher).sure(4, confidence):
-        assert rules("collaborative", lower).sure(4, confidence)
+def test_the_policy_is_asked_with_the_history_of_the_text() -> None:
+    numbers = {"thresholds": {4: 0.5}, "unsure": 1, "stay": 1}
+    averaging = Rules(
+        mode="collaborative",
+        policy=build("moving_average", numbers),
+        on_cloud_loss="degrade",
+    )
+    start, sure = averaging.policy.start(), [Asked(4, 0, Signals(0.9, 1.0, 0.0, 0.5))]
+    after_unsure = averaging.policy.after(start, [Asked(4, 0, Signals(0.1, 1.0, 0.0, 0.5))])
+    assert decide(averaging, sure, start, cloud_reachable=True) == KEEP
+    assert decide(averaging, sure, after_unsure, cloud_reachable=True) == Offload()
 
 
-def test_every_exit_has_a_threshold_of_its_own() -> None:
-    both = Rules(mode="collaborative", thresholds={3: 0.9, 6: 0.2}, on_cloud_loss="degrade")
-    assert decide(both, 3, 0.5, cloud_reachable=True) == Offload()
-    assert decide(both, 6, 0.5, cloud_reachable=True) == Keep(6)
+def test_a_chance_is_that_of_the_exits_own_calibration() -> None:
+    signals = Signals(0.9, 1.0, 0.8, 0.5)
+    fits = {4: Logistic((2.0, 0.0, 0.0, 0.0), -1.0)}
+    calibrated = Rules("collaborative", rules("collaborative").policy, "degrade", chances=fits)
+    assert calibrated.chance(4, signals) == fits[4].chance(signals)
+    assert calibrated.chance(2, signals) is None
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,13 @@ from services.edge import resuming
 from services.edge.policy import Rules
 from services.edge.resuming import Conversation, conversation_of
 from shared.errors import Invalid
+from shared.exits.calibration import Logistic
+from shared.exits.policies import build
 from shared.protocol.messages import Sampling
 from tests.unit.protocol.strategies import OPENING
 
-RULES = Rules(mode="collaborative", thresholds={3: 0.8, 6: 0.8}, on_cloud_loss="degrade")
+POLICY = build("per_exit", {"thresholds": {3: 0.8, 6: 0.8}})
+RULES = Rules(mode="collaborative", policy=POLICY, on_cloud_loss="degrade")
 PROMPT = (7, 300)
 TALK = Conversation("talk-1", "Bearer key")
 
@@ -36,7 +39,10 @@ def test_the_same_question_is_the_same_session_wherever_it_is_asked() -> None:
         {"sampling": Sampling(seed=1)},
         {"max_positions": 10},
         {"fingerprint": "beef"},
-        {"rules": {"thresholds": {3: 0.8, 6: 0.7}}},
+        {"rules": {"policy": build("per_exit", {"thresholds": {3: 0.8, 6: 0.7}})}},
+        {"rules": {"policy": build("chance", {"thresholds": {3: 0.8, 6: 0.8}})}},
+        {"rules": {"policy": build("patience", {"exits": 2})}},
+        {"rules": {"chances": {3: Logistic((1.0, 0.0, 0.0, 0.0), 0.0)}}},
         {"rules": {"most_held": 8}},
         {"rules": {"on_cloud_loss": "error"}},
         {"talk": Conversation("talk-2", "Bearer key")},
@@ -47,6 +53,11 @@ def test_the_same_question_is_the_same_session_wherever_it_is_asked() -> None:
 )
 def test_another_question_is_another_session(changed: dict[str, object]) -> None:
     assert session(**changed) != session()  # type: ignore[arg-type]
+
+
+def test_the_same_numbers_are_the_same_policy() -> None:
+    again = build("per_exit", {"thresholds": {"6": 0.8, "3": 0.8}})
+    assert session(rules={"policy": again}) == session()
 
 
 def test_a_seed_nobody_named_follows_from_the_question() -> None:
