@@ -20,9 +20,10 @@ from math import isfinite
 from pathlib import Path
 from typing import IO, Any
 
+from shared.exits.signals import FEATURES
+
 FORMAT = 1
 KINDS = ("greedy", "sampled")
-SIGNALS = ("top", "entropy", "margin", "sharp")
 _NAMES = {"format", "model_fingerprint", "document", "source", "kind", "exits", "whole", "exit"}
 
 Tokens = tuple[int | None, ...]
@@ -55,7 +56,7 @@ class ExitTrace:
             if any((part is None) != (said[0] is None) for part in said):
                 raise BadTrace(f"an exit was asked in part at place {place}")
         _check_tokens(self.token, "token")
-        for name in SIGNALS:
+        for name in FEATURES:
             _check_numbers(getattr(self, name), name, most=1 if name in ("top", "margin") else None)
 
 
@@ -102,7 +103,7 @@ def write_traces(path: Path, traces: Iterable[Trace]) -> int:
 def trace_line(trace: Trace) -> str:
     """A document as one line of JSON, without its end of line."""
     said = {
-        str(layer): {name: list(getattr(exit_, name)) for name in ("token", *SIGNALS)}
+        str(layer): {name: list(getattr(exit_, name)) for name in ("token", *FEATURES)}
         for layer, exit_ in trace.exits.items()
     }
     content = {
@@ -164,8 +165,8 @@ def parse_trace(line: str) -> Trace:
 
 
 def _exit(content: Any, layer: int) -> ExitTrace:
-    if not isinstance(content, dict) or content.keys() != {"token", *SIGNALS}:
-        raise BadTrace(f"exit {layer} says token and {SIGNALS}")
+    if not isinstance(content, dict) or content.keys() != {"token", *FEATURES}:
+        raise BadTrace(f"exit {layer} says token and {FEATURES}")
     return ExitTrace(**{name: _list(values, name) for name, values in content.items()})
 
 

@@ -1,0 +1,113 @@
+"""Traces of a checkpoint: what its exits say along the whole model's own continuations.
+
+Served, an exit is asked about text the model is writing; so held-out prompts are continued greedily
+by the whole model, and every place of each continuation is read. A continuation is one document.
+Knows files and models; what is made of traces is others' business.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from torch import Tensor
+
+from shared.exits.traces import ExitTrace, Trace
+from training.reading import Reader, Reading, identity
+from training.tuning import held_out_prompts
+
+Progress = Callable[[int, int], None]
+Cut = tuple[int, int]
+# Prompts continued at a time: the engine writes on so many together.
+_GROUP = 32
+# float32 holds no more; a line of text holds this much in half the room.
+_DECIMALS = 6
+
+
+def trace_checkpoint(
+    folder: Path,
+    held_out: Path,
+    *,
+    cuts: Sequence[Cut | None] = (None,),
+    prompts: int = 1_000_000,
+    tokens: int = 96,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Iterator[dict[Cut | None, Trace]]:
+    """Yield, for each held-out prompt, the trace of its continuation by each cut.
+
+    cuts: split and edge depth of drafters beside the checkpoint; None is the checkpoint's own
+    exits. Every file of `held_out` that has prompts gives up to `prompts` of them, each continued
+    by up to `tokens` tokens (at most half of what the model can read). Raises FileNotFoundError
+    when `held_out` has no prompts, BadModel when `folder` lacks exits or a drafter.
+    """
+    readers = {cut: Reader(folder, cut=cut, device=device) for cut in cuts}
+    writer = next(iter(readers.values()))
+    weights = identity(folder)
+    tokens = min(tokens, writer.max_positions // 2)
+    room = writer.max_positions - tokens
+    sources = held_out_prompts(held_out, writer.ids, most=prompts, longest=room)
+    done, total = 0, sum(map(len, sources.values()))
+    for source, texts in sources.items():
+        numbered = iter(enumerate(texts))
+        while group := list(islice(numbered, _GROUP)):
+            answers = writer.continuations([prompt for _, prompt in group], tokens)
+            for (number, prompt), answer in zip(group, answers, strict=True):
+                # The token at position n is chosen by what is said after position n - 1.
+                start = len(prompt) - 1
+                ids = [*prompt, *answer[:-1]]
+                yield {
+                    cut: as_trace(
+                        reader.read(ids, start),
+                        reader.exits,
+                        model_fingerprint=weights,
+                        document=f"{source}-{number}",
+                        source=source,
+                    )
+                    for cut, reader in readers.items()
+                }
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+
+
+def drafters_beside(folder: Path) -> list[Cut]:
+    """The cuts that have a drafter beside the checkpoint, rising."""
+    names = (path.stem.split("-") for path in folder.glob("drafter-*-*.json"))
+    return sorted((int(split), int(depth)) for _, split, depth in names)
+
+
+def traces_of(cut: Cut | None) -> str:
+    """The name of a file of traces: of a checkpoint's own exits, or of a drafter's cut."""
+    return "traces.jsonl.xz" if cut is None else f"traces-{cut[0]}-{cut[1]}.jsonl.xz"
+
+
+def as_trace(
+    reading: Reading, exits: Sequence[int], *, model_fingerprint: str, document: str, source: str
+) -> Trace:
+    """A reading of a text the whole model chose greedily, as a document; signals are rounded to
+    six decimals.
+    """
+    choices, signals = reading.choices.tolist(), _rounded(reading.signals)
+    said = {
+        layer: ExitTrace(
+            token=tuple(choices[row]),
+            top=tuple(signals[0][row]),
+            entropy=tuple(signals[1][row]),
+            margin=tuple(signals[2][row]),
+            sharp=tuple(signals[3][row]),
+        )
+        for row, layer in enumerate(exits)
+    }
+    return Trace(
+        model_fingerprint=model_fingerprint,
+        document=document,
+        source=source,
+        kind="greedy",
+        whole=tuple(choices[-1]),
+        exits=said,
+    )
+
+
+def _rounded(signals: Tensor) -> list[list[list[float]]]:
+    rounded: list[list[list[float]]] = signals.double().round(decimals=_DECIMALS).tolist()
+    return rounded
