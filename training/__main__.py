@@ -1,19 +1,25 @@
-"""`python -m training`: the recipe's four steps from the command line.
+"""`python -m training`: the recipe's steps from the command line.
 
 It reads arguments and shows what happens; each command calls one function that does the work.
 """
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
+from shared.exits.calibration import file_of
+from shared.exits.traces import read_traces
 from training import recipe
+from training.agreement import make_agreement
 from training.card import write_card
 from training.evaluation import evaluate
+from training.guarantee import DELTA
 from training.progress import TrainingDisplay
+from training.tracing import drafters_beside, traces_of, write_checkpoint_traces
 from training.tuning import tune_thresholds
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Make the reference model.")
@@ -73,6 +79,55 @@ def tune(
     tested = calibration.tested_on
     agreement = "nothing to agree" if tested.agreement is None else f"{tested.agreement:.1%} agree"
     console.print(f"on other prompts {tested.share:.1%} of tokens are kept, {agreement}")
+
+
+@app.command()
+def calibrate(
+    folder: Checkpoint,
+    held_out: HeldOut,
+    *,
+    traces: Annotated[
+        Path | None,
+        typer.Option(help="Folder of traces: written here, or taken from here with --reuse."),
+    ] = None,
+    reuse: Annotated[bool, typer.Option(help="Read no text again: take what is there.")] = False,
+    prompts: Annotated[int | None, typer.Option(min=4, help="Prompts of a file; all.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to continue each prompt by.")] = 64,
+    delta: Annotated[
+        float, typer.Option(min=0, max=1, help="Chance that a target is not held.")
+    ] = DELTA,
+    device: Device = "cpu",
+) -> None:
+    """Fit the chances of a checkpoint's exits, and thresholds that hold a target: agreement.json,
+    and one for each drafter beside it.
+    """
+    with TemporaryDirectory() as scratch:
+        place = traces or Path(scratch)
+        if not reuse:
+            with console.status("reading continuations") as status:
+                write_checkpoint_traces(
+                    folder,
+                    held_out,
+                    place,
+                    prompts=prompts,
+                    tokens=tokens,
+                    device=device,
+                    progress=lambda done, total: status.update(f"continuations {done}/{total}"),
+                )
+        for cut in (None, *drafters_beside(folder)):
+            found = read_traces(place / traces_of(cut))
+            agreement = make_agreement(folder, found, cut=cut, delta=delta)
+            console.print(f"{folder / file_of(cut)}:")
+            for layer, fit in agreement.exits.items():
+                console.print(
+                    f"  exit {layer}: calibration error {fit.ece_before:.3f} before, "
+                    f"{fit.ece_after:.3f} after"
+                )
+            for target in agreement.targets:
+                console.print(
+                    f"  at most {target.max_disagreement:g} unlike the full model: "
+                    f"{target.offloaded:.1%} offloaded"
+                )
 
 
 @app.command(name="evaluate")

@@ -90,7 +90,7 @@ def read_drafts(
     found: dict[int, list[Drafts]] = {layer: [] for layer in layers}
     for text in texts:
         first = len(text.prompt)
-        for layer, logits in _logits(edge, layers, [*text.prompt, *text.answer]).items():
+        for layer, logits in exit_logits(edge, layers, [*text.prompt, *text.answer]).items():
             # The token at position n is chosen by what is said after position n - 1.
             found[layer].append(_drafts(logits[first - 1 : -1], text, parameters))
     return {
@@ -119,8 +119,10 @@ def calibrate(drafts: Drafts) -> GapTable:
 
 
 @torch.inference_mode()
-def _logits(edge: SpanModel, layers: Sequence[int], ids: Sequence[int]) -> dict[int, Tensor]:
-    """What the exits say after every token: [T, V] by layer."""
+def exit_logits(
+    edge: SpanModel, layers: Sequence[int], ids: Sequence[int], first: int = 0
+) -> dict[int, Tensor]:
+    """What the exits say after every token from `first` on: [T - first, V] by layer."""
     entering = torch.tensor(ids, device=edge.device)
     said: dict[int, Tensor] = {}
     with edge.new_cache() as cache:
@@ -128,7 +130,7 @@ def _logits(edge: SpanModel, layers: Sequence[int], ids: Sequence[int]) -> dict[
         for stop in sorted(layers):
             given = entering if states is None else None
             (states,) = edge.forward([Segment(cache, start, stop, 0, given, states)])
-            said[stop] = edge.exit_logits(stop, states)
+            said[stop] = edge.exit_logits(stop, states[first:])
             start = stop
     return said
 

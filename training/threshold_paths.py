@@ -81,4 +81,5 @@ def _between(score: Numbers, cut: int, nothing: float) -> float:
 def _candidates(row: Numbers, nothing: float) -> list[float]:
     # More of them where sureness is high: that is where few tokens make the difference.
     shares = 1 - np.linspace(0, 1, _CANDIDATES + 1)[:-1] ** 1.5
-    return [nothing, *np.unique(np.quantile(row, shares, method="lower"))[::-1].tolist()]
+    found = np.unique(np.quantile(row, shares, method="lower"))[::-1].tolist()
+    return [nothing, *found, float(np.nextafter(row.min(), -np.inf))]

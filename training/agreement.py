@@ -1,0 +1,145 @@
+"""`agreement.json` from traces: chances per exit, and thresholds of them that hold a target.
+
+The documents are split once: one part fits the chances and puts thresholds in an order, the other
+tests them (`training.guarantee`) and says what the chances are worth. Knows traces, arrays and the
+file; not how traces come about.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shared.exits.calibration import Agreement, ExitFit, Target, file_of
+from shared.exits.traces import Trace
+from training.calibration import Fit, expected_error, fit_logistic
+from training.guarantee import DELTA, Test, betting, certify, losses
+from training.threshold_paths import kept_at, threshold_path, wrong_at
+from training.thresholds import Bools
+from training.trace_arrays import Counts, Numbers, Texts, as_arrays
+
+TARGETS = (0.005, 0.01, 0.02, 0.05, 0.1)
+# Fitting five numbers and an order needs fewer documents than certifying it.
+FITTING = 0.3
+# Levels of disagreement at which thresholds are tested, as shares of the target.
+_LEVELS = np.linspace(0.02, 1.2, 60)
+_DECIMALS = 6
+
+Cut = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """Thresholds, by exit, and what they do to the documents that certified them: the share of
+    tokens sent to the cloud and of wrong ones.
+    """
+
+    thresholds: tuple[float, ...]
+    offloaded: float
+    disagreement: float
+
+
+def make_agreement(
+    folder: Path,
+    traces: Iterable[Trace],
+    *,
+    cut: Cut | None = None,
+    targets: Sequence[float] = TARGETS,
+    delta: float = DELTA,
+    seed: int = 0,
+) -> Agreement:
+    """Write the agreement of traces into the checkpoint `folder`, and return it.
+
+    traces: of the checkpoint's exits, or with the drafter of `cut` in place. Each target alone is
+    kept with chance 1 - delta over the documents drawn. Raises ValueError for traces that are not
+    of one kind, or too few to split.
+    """
+    found = list(traces)
+    texts = as_arrays(found)
+    if len(texts.lengths) < 4:
+        raise ValueError(f"{len(texts.lengths)} documents are too few to split")
+    fitting, testing = texts.split(FITTING, seed)
+    fits = fit_exits(fitting)
+    agreement = Agreement(
+        found[0].model_fingerprint,
+        {
+            layer: _described(fit, fitting, testing, row)
+            for row, (layer, fit) in enumerate(zip(texts.exits, fits, strict=True))
+        },
+        tuple(_target(fits, fitting, testing, target, delta) for target in sorted(targets)),
+    )
+    agreement.write(folder / file_of(cut))
+    return agreement
+
+
+def fit_exits(texts: Texts) -> list[Fit]:
+    """A fit for each exit."""
+    pairs = zip(texts.signals, texts.agrees, strict=True)
+    return [fit_logistic(signals, agrees) for signals, agrees in pairs]
+
+
+def chances_of(fits: Sequence[Fit], texts: Texts) -> Numbers:
+    """[E, N]: the chance of each exit at each place."""
+    pairs = zip(fits, texts.signals, strict=True)
+    return np.stack([fit.chance(signals) for fit, signals in pairs])
+
+
+def certified_thresholds(
+    scores: Callable[[Texts], Numbers],
+    fitting: Texts,
+    testing: Texts,
+    target: float,
+    *,
+    delta: float = DELTA,
+    test: Test = betting,
+) -> Certified:
+    """The boldest thresholds that the testing documents certify, of an order that the fitting ones
+    give; where not even the safest passes, thresholds of 1, which keep nothing.
+
+    scores: [E, N] in (0, 1) of texts, rising with sureness. The longest document is taken for as
+    long as any can be: continuations are cut at one length, and some reach it.
+    """
+    levels = _LEVELS * target
+    path = threshold_path(scores(fitting), fitting.agrees, levels)
+    # Rounded before they are tested: what is certified is what is written.
+    candidates = [tuple(min(1.0, round(t, _DECIMALS)) for t in thresholds) for thresholds in path]
+    tested, agrees = scores(testing), testing.agrees
+    longest = int(max(fitting.lengths.max(), testing.lengths.max()))
+
+    def wrong(thresholds: tuple[float, ...]) -> Counts:
+        return testing.sums(wrong_at(agrees, kept_at(tested, thresholds)))
+
+    passed = certify(
+        (losses(wrong(each), testing.lengths, target, longest) for each in candidates),
+        target,
+        delta,
+        test,
+    )
+    chosen = candidates[passed - 1] if passed else (1.0,) * len(testing.exits)
+    return outcome(chosen, tested, agrees)
+
+
+def outcome(thresholds: tuple[float, ...], scores: Numbers, agrees: Bools) -> Certified:
+    """What thresholds do to the places of scores and agreement [E, N]."""
+    kept = kept_at(scores, thresholds)
+    offloaded = float((kept == len(scores)).mean())
+    return Certified(thresholds, offloaded, float(wrong_at(agrees, kept).mean()))
+
+
+def _target(
+    fits: Sequence[Fit], fitting: Texts, testing: Texts, target: float, delta: float
+) -> Target:
+    found = certified_thresholds(
+        lambda texts: chances_of(fits, texts), fitting, testing, target, delta=delta
+    )
+    return Target(
+        target, dict(zip(testing.exits, found.thresholds, strict=True)), round(found.offloaded, 6)
+    )
+
+
+def _described(fit: Fit, fitting: Texts, testing: Texts, row: int) -> ExitFit:
+    signals, agrees = testing.signals[row], testing.agrees[row]
+    before = expected_error(signals[:, 0], agrees, equal_mass=True)
+    after = expected_error(fit.chance(signals), agrees, equal_mass=True)
+    return ExitFit(fit.stored(), len(fitting.whole), round(before, 6), round(after, 6))
