@@ -6,9 +6,8 @@ It times nothing.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rouge_score.rouge_scorer import RougeScorer
-
 from cli.full_model import FullModel
+from training.similarity import rouge_l
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +37,11 @@ def nearness(model: FullModel, answers: Sequence[Judged], whole: Sequence[Judged
     Raises:
         ValueError: the two are not answers to the same number of prompts.
     """
-    scorer = RougeScorer(["rougeL"])
     pairs = list(zip(answers, whole, strict=True))
     agreeing = sum(model.agreeing(each.prompt, each.ids, seed=each.seed) for each in answers)
-    rouge = [_rouge_l(scorer, full.text, each.text) for each, full in pairs]
+    rouge = rouge_l((full.text, each.text) for each, full in pairs)
     return Nearness(
         agreement=agreeing / sum(len(each.ids) for each in answers),
         identical=sum(each.ids == full.ids for each, full in pairs) / len(pairs),
         rouge_l=sum(rouge) / len(rouge),
     )
-
-
-def _rouge_l(scorer: RougeScorer, whole: str, text: str) -> float:
-    """F measure; 1 for the same text, also where it has no word the scorer knows."""
-    if text == whole:
-        return 1.0
-    return float(scorer.score(whole, text)["rougeL"].fmeasure)

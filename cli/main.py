@@ -12,7 +12,7 @@ from cli.chat import chat
 from cli.demo import demo
 from cli.doctor import doctor
 from cli.errors import CommandError
-from cli.evaluate import evaluate
+from cli.evaluate.command import evaluate
 from cli.keys import keys
 from cli.load.command import load
 from cli.partition import partition

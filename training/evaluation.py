@@ -7,11 +7,11 @@ measured where the thresholds are tuned.
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from training.corpus import read_rows
+from training.documents import Document, read_documents
 from training.reading import Reader, Reading, join
 from training.thresholds import Kept, apply_thresholds
 
@@ -22,12 +22,14 @@ _WINDOW = 1024
 class Score:
     """One file's figures, by layer; the end stands under the model's depth.
 
-    tokens: scored ones. bits_per_byte is the end's, comparable between tokenizers. agreement is the
+    tokens: scored ones. perplexity_error: one standard error, as if tokens were independent; None
+    for a single one. bits_per_byte is the end's, comparable between tokenizers. agreement is the
     share of positions where the exit chooses as the end; kept is what the thresholds do.
     """
 
     tokens: int
     perplexity: dict[int, float]
+    perplexity_error: dict[int, float | None]
     bits_per_byte: float
     agreement: dict[int, float]
     kept: Kept
@@ -56,48 +58,91 @@ def evaluate(
         name = path.name.split(".")[0]
         if progress is not None:
             progress(name)
-        scores[name] = _score(reader, path, tokens)
+        passages = read_passages(reader, read_documents(path), tokens=tokens)
+        if passages is None:
+            raise FileNotFoundError(f"{path} holds neither text nor references that fit")
+        scores[name] = score(reader, passages)
     content = {"format": 1, "texts": {name: asdict(score) for name, score in scores.items()}}
     (folder / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n")
     return scores
 
 
-def _score(reader: Reader, path: Path, tokens: int) -> Score:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passages:
+    """What was said before each of T scored tokens, and the bytes of their text."""
+
+    reading: Reading
+    size: int
+
+
+def read_passages(
+    reader: Reader,
+    documents: Iterable[Document],
+    *,
+    tokens: int,
+    progress: Callable[[int], None] | None = None,
+) -> Passages | None:
+    """Read references after their prompts, and texts in windows, until `tokens` were scored.
+
+    A window begins with nothing before it. `progress` is told how many tokens were scored so far.
+    None where no document had anything to score that fits into what the model can read.
+    """
     readings, read, size = [], 0, 0
-    for ids, start in _passages(reader, path):
+    for ids, start in _passages(reader, documents):
         # What is said after position n is scored against the token at n + 1.
         readings.append(reader.read(ids).at(start - 1, len(ids) - 1))
         read += len(ids) - start
         size += len(reader.text(ids[start:]).encode())
+        if progress is not None:
+            progress(read)
         if read >= tokens:
             break
-    reading = join(readings)
-    means = dict(zip(reader.layers, reading.losses.double().mean(dim=1).tolist(), strict=True))
-    agrees = reading.agrees.float().mean(dim=1).tolist()
+    return Passages(reading=join(readings), size=size) if readings else None
+
+
+def score(reader: Reader, passages: Passages) -> Score:
+    """The figures of what was read: perplexity is exp of the mean loss in nats a token."""
+    losses = passages.reading.losses.double()
+    read = losses.shape[1]
+    means = dict(zip(reader.layers, losses.mean(dim=1).tolist(), strict=True))
+    perplexity = {layer: math.exp(mean) for layer, mean in means.items()}
+    errors: dict[int, float | None] = dict.fromkeys(means)
+    if read > 1:
+        # The first order of exp, as llama.cpp's perplexity states it.
+        deviations = losses.std(dim=1).tolist()
+        for layer, deviation in zip(reader.layers, deviations, strict=True):
+            errors[layer] = perplexity[layer] * deviation / math.sqrt(read)
+    agrees = passages.reading.agrees.float().mean(dim=1).tolist()
     return Score(
         tokens=read,
-        perplexity={layer: math.exp(mean) for layer, mean in means.items()},
-        bits_per_byte=means[reader.layers[-1]] * read / size / math.log(2),
+        perplexity=perplexity,
+        perplexity_error=errors,
+        bits_per_byte=means[reader.layers[-1]] * read / max(1, passages.size) / math.log(2),
         agreement=dict(zip(reader.exits, agrees, strict=True)),
-        kept=_kept(reader, reading),
+        kept=_kept(reader, passages.reading),
     )
 
 
-def _passages(reader: Reader, path: Path) -> Iterator[tuple[list[int], int]]:
+def _passages(reader: Reader, documents: Iterable[Document]) -> Iterator[tuple[list[int], int]]:
     """Token ids and the index of the first one that is scored."""
     window = min(_WINDOW, reader.max_positions)
-    for row in read_rows(path):
-        if "prompt" in row:
-            prompt = reader.ids(row["prompt"])
-            # A dialogue's prompt ends in "Assistant:", and what is said follows a space.
-            gap = "" if row["prompt"][-1:].isspace() else " "
-            ids = reader.ids(row["prompt"] + gap + row["reference"])
-            if len(prompt) < len(ids) <= reader.max_positions:
-                yield ids, len(prompt)
+    for document in documents:
+        if document.prompt is not None:
+            if document.reference:
+                yield from _reference(reader, document.prompt, document.reference)
             continue
-        ids = reader.ids(row["text"])
+        ids = reader.ids(document.text or "")
         for first in range(0, len(ids) - 1, window):
             yield ids[first : first + window], 1
+
+
+def _reference(reader: Reader, text: str, reference: str) -> Iterator[tuple[list[int], int]]:
+    prompt = reader.ids(text)
+    # A dialogue's prompt ends in "Assistant:", and what is said follows a space.
+    gap = "" if text[-1:].isspace() else " "
+    ids = reader.ids(text + gap + reference)
+    if 0 < len(prompt) < len(ids) <= reader.max_positions:
+        yield ids, len(prompt)
 
 
 def _kept(reader: Reader, reading: Reading) -> Kept:
