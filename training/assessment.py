@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from shared.exits.calibration import Agreement
 from training.curves import Curve, Point, curves, point
 from training.documents import Document, Prompt, fitting
 from training.evaluation import Score, read_passages, score
 from training.reading import Reader, Reading, join
+from training.trust import Trust, trust
 
 # What is being done, how much of it is done, and of how much.
 Progress = Callable[[str, int, int], None]
@@ -45,7 +47,8 @@ class Assessment:
     """The figures of one file. None stands for what the file has no documents for.
 
     held_out: of references and texts. on_held_out: thresholds on the same tokens; on_answers: on
-    the whole model's greedy answers. passed_over: prompts that were empty or too long.
+    the whole model's greedy answers. passed_over: prompts that were empty or too long. trust: of a
+    calibration, on the answers or, without prompts, on what was held out.
     """
 
     documents: int
@@ -53,6 +56,7 @@ class Assessment:
     held_out: Score | None
     on_held_out: Swept | None
     on_answers: Swept | None
+    trust: Trust | None
     prompts: list[Prompt]
     answers: list[Answer]
 
@@ -61,6 +65,7 @@ def assess(
     reader: Reader,
     documents: Sequence[Document],
     *,
+    agreement: Agreement | None,
     longest: int,
     new_tokens: int,
     scored_tokens: int,
@@ -68,9 +73,11 @@ def assess(
 ) -> Assessment:
     """Measure documents: score what somebody wrote, let the model answer the prompts.
 
-    longest: tokens of a prompt; new_tokens: of an answer, an end included; scored_tokens: about
-    how many of the file's own are scored at most. A prompt and its answer stay within what the
-    model can read.
+    agreement: a calibration to test, of the reader's exits. longest: tokens of a prompt;
+    new_tokens: of an answer, an end included; scored_tokens: about how many of the file's own are
+    scored at most. A prompt and its answer stay within what the model can read.
+
+    Raises ValueError where the calibration is of other exits.
     """
     new_tokens = min(new_tokens, reader.max_positions - 1)
     longest = min(longest, reader.max_positions - new_tokens)
@@ -89,12 +96,18 @@ def assess(
         progress("the full model's answers", len(answers), len(prompts))
         answers += _answers(reader, group, new_tokens)
         progress("the full model's answers", len(answers), len(prompts))
+    on_answers = join([each.reading for each in answers]) if answers else None
+    on_held_out = None if passages is None else passages.reading
+    tested = on_held_out if on_answers is None else on_answers
     return Assessment(
         documents=len(documents),
         passed_over=sum(document.prompt is not None for document in documents) - len(prompts),
         held_out=None if passages is None else score(reader, passages),
-        on_held_out=None if passages is None else _sweep(reader, passages.reading),
-        on_answers=_sweep(reader, join([each.reading for each in answers])) if answers else None,
+        on_held_out=None if on_held_out is None else _sweep(reader, on_held_out),
+        on_answers=None if on_answers is None else _sweep(reader, on_answers),
+        trust=None
+        if tested is None or agreement is None
+        else trust(tested, reader.exits, agreement),
         prompts=prompts,
         answers=answers,
     )
@@ -111,7 +124,7 @@ def _answers(reader: Reader, prompts: Sequence[Prompt], tokens: int) -> list[Ans
     for prompt, ids in zip(prompts, written, strict=True):
         # The token at position n is chosen by what is said after position n - 1.
         start = len(prompt.ids) - 1
-        reading = reader.read([*prompt.ids, *ids]).at(start, start + len(ids))
+        reading = reader.read([*prompt.ids, *ids], start).at(0, len(ids))
         text = str(reader.tokenizer.decode(ids, skip_special_tokens=True))
         found.append(Answer(ids=ids, text=text, reading=reading))
     return found

@@ -90,7 +90,7 @@ def read_passages(
     readings, read, size = [], 0, 0
     for ids, start in _passages(reader, documents):
         # What is said after position n is scored against the token at n + 1.
-        readings.append(reader.read(ids).at(start - 1, len(ids) - 1))
+        readings.append(reader.read(ids, start - 1).at(0, len(ids) - start))
         read += len(ids) - start
         size += len(reader.text(ids[start:]).encode())
         if progress is not None:

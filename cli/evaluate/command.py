@@ -74,16 +74,22 @@ def evaluate(
         Path | None, typer.Option("--json", help="Write all figures here.")
     ] = None,
     plots: Annotated[Path | None, typer.Option(help="Folder to draw plots into.")] = None,
+    traces: Annotated[
+        Path | None, typer.Option(help="Write what exits said along the model's answers here.")
+    ] = None,
 ) -> None:
     """Measure perplexity, agreement, thresholds and ROUGE-L on a file, and what each mode costs."""
     settings = [setting(name) for name in only or NAMES] if services else []
-    for file in (out, json_file):
+    for file in (out, json_file, traces):
         _check_folder(file)
     split, edge_depth = exits_beside(model)
     rows = _documents(documents, count)
+    if traces is not None and all(row.prompt is None for row in rows):
+        raise CommandError(f"--traces are of answers to prompts, and {documents} has none")
     sizes = {"new_tokens": max_new_tokens, "scored_tokens": score_tokens}
     with _shown() as told:
-        findings = _assess(model, rows, sizes, told, file=documents.name, device=device)
+        cut = _cut(model, split, edge_depth) if drafter else None
+        findings = _assess(model, rows, sizes, told, cut=cut, file=documents.name, device=device)
     if settings and findings.assessment.prompts:
         with tempfile.TemporaryDirectory(prefix="tandem-evaluate-") as name:
             folder = Path(name)
@@ -92,8 +98,8 @@ def evaluate(
                 asked = ask_services(
                     model, folder, settings, findings.assessment, told, tokens=max_new_tokens
                 )
-            findings = replace(findings, rows=asked, drafter=_has_drafter(folder))
-    _show(findings, out=out, json_file=json_file, plots=plots)
+            findings = replace(findings, rows=asked)
+    _show(findings, out=out, json_file=json_file, plots=plots, traces=traces)
 
 
 def _check_folder(file: Path | None) -> None:
@@ -117,41 +123,70 @@ def _assess(
     sizes: dict[str, int],
     told: Told,
     *,
+    cut: tuple[int, int] | None,
     file: str,
     device: str,
 ) -> Findings:
-    """All that needs no service: figures of the model and its exits."""
+    """All that needs no service: figures of the model and its exits, a drafter's cut in place."""
     from transformers.utils.logging import disable_progress_bar
 
-    from shared.model.checkpoint import read_checkpoint
-    from shared.model.fingerprint import fingerprint
+    from shared.exits.calibration import file_of, read_agreement
     from training.assessment import assess
-    from training.reading import Reader
+    from training.reading import Reader, identity
 
     disable_progress_bar()
     try:
         told("loading the model", 0, 1)
-        reader = Reader(model, device=device)
+        reader, weights = Reader(model, cut=cut, device=device), identity(model)
+        agreement = read_agreement(model / file_of(cut))
+        if agreement is not None and agreement.model_fingerprint != weights:
+            raise CommandError(f"{model / file_of(cut)} was made for other weights: calibrate anew")
         told("loading the model", 1, 1)
-        found = assess(reader, documents, longest=LONGEST_PROMPT, progress=told, **sizes)
         return Findings(
             model=model.resolve().name,
-            fingerprint=fingerprint(model, read_checkpoint(model)),
+            fingerprint=weights,
             file=file,
             depth=reader.layers[-1],
             thresholds=reader.thresholds,
-            assessment=found,
-            drafter=False,
+            assessment=assess(
+                reader,
+                documents,
+                agreement=agreement,
+                longest=LONGEST_PROMPT,
+                progress=told,
+                **sizes,
+            ),
+            drafter=cut is not None,
             rows=[],
         )
     except (BadModel, OSError, ValueError) as error:
         raise CommandError(f"{model} cannot be evaluated: {error}") from error
 
 
-def _has_drafter(bundles: Path) -> bool:
-    from shared.model import Manifest
+def _cut(model: Path, split: int, edge_depth: int) -> tuple[int, int] | None:
+    """The edge's cut where a drafter for it lies beside the model, None where none does."""
+    there = (model / f"drafter-{split}-{edge_depth}.json").exists()
+    return (split, edge_depth) if there else None
 
-    return Manifest.read(bundles / "edge").drafter is not None
+
+def _write_traces(file: Path, findings: Findings) -> None:
+    """What the exits said along the full model's answers, a line for each."""
+    from shared.exits.traces import write_traces
+    from training.tracing import as_trace
+
+    found = findings.assessment
+    source = findings.file.split(".")[0]
+    traces = (
+        as_trace(
+            answer.reading,
+            findings.exits,
+            model_fingerprint=findings.fingerprint,
+            document=f"{source}-{prompt.line}",
+            source=source,
+        )
+        for prompt, answer in zip(found.prompts, found.answers, strict=True)
+    )
+    write_traces(file, traces)
 
 
 @contextmanager
@@ -172,17 +207,24 @@ def _shown() -> Iterator[Told]:
 
 
 def _show(
-    findings: Findings, *, out: Path | None, json_file: Path | None, plots: Path | None
+    findings: Findings,
+    *,
+    out: Path | None,
+    json_file: Path | None,
+    plots: Path | None,
+    traces: Path | None,
 ) -> None:
     tables = report(findings)
     typer.echo(tables)
-    content = json.dumps(findings.content(), indent=2, allow_nan=False)
-    for file, text in ((out, tables), (json_file, content)):
-        if file is not None:
-            try:
-                file.write_text(text + "\n")
-            except OSError as error:
-                raise CommandError(f"{file} cannot be written: {error}") from error
-    if plots is not None:
-        for picture in draw(findings, plots):
-            console(stderr=True).print(f"drawn: {picture}", soft_wrap=True)
+    try:
+        if out is not None:
+            out.write_text(tables + "\n")
+        if json_file is not None:
+            content = json.dumps(findings.content(), indent=2, allow_nan=False)
+            json_file.write_text(content + "\n")
+        if traces is not None:
+            _write_traces(traces, findings)
+    except OSError as error:
+        raise CommandError(f"the figures cannot be written: {error}") from error
+    for picture in draw(findings, plots) if plots is not None else ():
+        console(stderr=True).print(f"drawn: {picture}", soft_wrap=True)

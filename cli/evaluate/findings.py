@@ -19,7 +19,8 @@ FORMAT = 1
 class Findings:
     """One file on one checkpoint. thresholds: each exit's own, by layer; depth: the model's.
 
-    drafter: whether the edge that was asked in `rows` had one; rows are none where no mode was.
+    drafter: whether the exits are those of an edge with its drafter, and no plain ones; rows are
+    none where no service was asked.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Findings:
             "thresholds_on_held_out": _swept(assessment.on_held_out),
             "thresholds_on_answers": _swept(assessment.on_answers),
             "drafter": self.drafter,
+            "calibration": None if assessment.trust is None else asdict(assessment.trust),
             "settings": [row.content() for row in self.rows],
         }
 

@@ -94,11 +94,11 @@ def ask_services(
         told("starting the services", 1, 2)
         wait_ready(edge, plan.edge_url, seconds=READY_SECONDS, cloud="reachable")
         told("starting the services", 2, 2)
-        asker = _Asker(client, judge, found.prompts, found.answers, tokens=tokens)
+        asker = Asker(client, judge, found.prompts, found.answers, tokens=tokens)
         return [asker.row(setting, told) for setting in settings]
 
 
-class _Asker:
+class Asker:
     """Asks a running edge every prompt in one setting after the other."""
 
     def __init__(

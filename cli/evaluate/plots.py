@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from training.assessment import Swept
+    from training.trust import Trust
 
 _DPI = 120
 _LOOKS = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))
@@ -31,6 +32,8 @@ def draw(findings: Findings, folder: Path) -> list[Path]:
     swept = findings.assessment.on_answers or findings.assessment.on_held_out
     if swept is not None:
         figures["thresholds"] = _thresholds(findings, swept)
+    if findings.assessment.trust is not None:
+        figures["reliability"] = _reliability(findings, findings.assessment.trust)
     if findings.rows:
         figures["rouge"] = _rouge(findings)
     try:
@@ -63,6 +66,14 @@ def _thresholds(findings: Findings, swept: "Swept") -> "Figure":
         [100 * own.kept], [100 * own.disagreement], "o", color="#E69F00", markersize=9,
         markeredgecolor="black", label="the exits' own thresholds",
     )  # fmt: skip
+    trust = findings.assessment.trust
+    if trust is not None and trust.targets:
+        against.plot(
+            [100 * target.here.kept for target in trust.targets],
+            [100 * target.here.disagreement for target in trust.targets],
+            "D", color="#CC79A7", markersize=7, markeredgecolor="black",
+            label="the calibration's targets",
+        )  # fmt: skip
     _axes(kept, "Kept", "threshold on the top probability", "tokens kept, %")
     _axes(wrong, "Kept and not the full model's choice", "threshold on the top probability",
           "of all tokens, %")  # fmt: skip
@@ -75,6 +86,32 @@ def _thresholds(findings: Findings, swept: "Swept") -> "Figure":
     own_text = findings.assessment.on_answers is not None
     on = "the full model's own answers" if own_text else "the file's text"
     figure.suptitle(f"{findings.file} on {findings.model}: {swept.tokens:,} tokens of {on}")
+    return figure
+
+
+def _reliability(findings: Findings, trust: "Trust") -> "Figure":
+    """A panel an exit: the share that agrees over the chance that was stated, before and after."""
+    from matplotlib.figure import Figure  # a second that no other use should cost
+
+    count = len(trust.exits)
+    figure = Figure(figsize=(1 + 4.6 * count, 5.2), layout="constrained")
+    panels = figure.subplots(1, count, squeeze=False)[0]
+    for panel, found in zip(panels, trust.exits, strict=True):
+        panel.plot([0, 1], [0, 1], color="#999999", linewidth=1)
+        for bins, error, label, colour, marker in (
+            (found.before, found.error_before, "top probability", "#D55E00", "s"),
+            (found.after, found.error_after, "calibrated chance", "#0072B2", "o"),
+        ):
+            panel.plot(
+                [each.chance for each in bins], [each.agreed for each in bins],
+                color=colour, marker=marker, label=f"{label} (error {error:.3f})",
+            )  # fmt: skip
+        _axes(panel, f"exit {found.layer}", "chance stated", "share that is the end's choice")
+        panel.set_xlim(0, 1)
+        panel.set_ylim(0, 1.02)
+        panel.set_aspect("equal")
+        panel.legend(loc="lower right", fontsize=9)
+    figure.suptitle(f"{findings.file} on {findings.model}: reliability, bins of equal mass")
     return figure
 
 

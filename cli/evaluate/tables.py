@@ -24,6 +24,7 @@ def report(findings: Findings) -> str:
         _head(findings),
         *_held_out(findings),
         *_thresholds(findings),
+        *_calibration(findings),
         *(_modes(findings) if findings.rows else ()),
     ]
     return "\n\n".join(parts)
@@ -95,8 +96,8 @@ def _thresholds(findings: Findings) -> list[str]:
     return [
         "## Thresholds",
         f"On {swept.tokens:,} tokens of {on}: the share\nkept above a threshold, and the share of "
-        "all tokens that were kept and are not\nwhat the end chooses (wrong). Plain exits, without "
-        "a drafter.",
+        "all tokens that were kept and are not\nwhat the end chooses (wrong). "
+        f"{_which_exits(findings)}",
         _sweep(swept),
         f"The exits' own thresholds ({own}):\n{percent(point.kept)} kept, "
         f"{percent(point.disagreement)} wrong; {percent(point.agreement)} of the kept ones agree.",
@@ -126,9 +127,41 @@ def curve_name(curve: "Curve") -> str:
     return "both" if len(curve.exits) == 2 else "all"
 
 
+def _which_exits(findings: Findings) -> str:
+    if findings.drafter:
+        return "The exits are those of an edge with its drafter."
+    return "The exits are plain ones, without a drafter."
+
+
+def _calibration(findings: Findings) -> list[str]:
+    found = findings.assessment.trust
+    if found is None:
+        return []
+    errors = markdown(
+        ("exit", "error of the top probability", "of the calibrated chance"),
+        [
+            (f"exit {each.layer}", f"{each.error_before:.3f}", f"{each.error_after:.3f}")
+            for each in found.exits
+        ],
+    )
+    parts = ["## Calibration", "Expected calibration error on the same tokens:", errors]
+    if found.targets:
+        kept = [
+            (
+                percent(each.max_disagreement),
+                percent(each.here.disagreement),
+                percent(1 - each.here.kept),
+                percent(each.offloaded),
+            )
+            for each in found.targets
+        ]
+        heads = ("max. disagreement", "wrong here", "offloaded here", "when calibrated")
+        parts += ["Targets, and what their thresholds do here:", markdown(heads, kept)]
+    return parts
+
+
 def _modes(findings: Findings) -> list[str]:
     sources = _sources(findings)
-    exits = "with its drafter" if findings.drafter else "with plain exits"
     cost = markdown(
         ("setting", *sources, "requests", "bytes up"),
         [
@@ -147,7 +180,7 @@ def _modes(findings: Findings) -> list[str]:
     )
     return [
         "## Settings",
-        f"An edge {exits}. Where tokens came from, and requests and bytes per token:",
+        "Where tokens came from, and requests and bytes per token:",
         cost,
         "Tokens that the full model chooses after the same text, texts that are exactly\nits own, "
         "and ROUGE-L (F) against its text and against the reference:",

@@ -138,7 +138,7 @@ def test_prompts_come_with_their_ids(tmp_path: Path) -> None:
         read(SHIPPED, SHIPPED_MODEL, count=1000, longest=100)
     other = tmp_path / "prompts.jsonl"
     other.write_text('{"text": "no prompt"}\n')
-    with pytest.raises(CommandError, match="no prompts"):
+    with pytest.raises(CommandError, match="has 0 prompts"):
         read(other, SHIPPED_MODEL, count=1, longest=100)
 
 
