@@ -4,7 +4,7 @@ It knows the options and what to show; `training.drafting` knows how a drafter i
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -12,10 +12,8 @@ from rich.table import Table
 
 from cli.errors import CommandError
 from cli.terminal import console
+from cli.translator import TranslatorOption, translator_shape
 from shared.errors import BadModel
-
-if TYPE_CHECKING:
-    from shared.model.network import TranslatorShape
 
 
 def train_drafter(
@@ -28,9 +26,7 @@ def train_drafter(
         float | None, typer.Option(min=0, help="How long to teach; 5 if no steps are given.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=0, help="Most steps to teach.")] = None,
-    translator: Annotated[
-        str, typer.Option(help="What the exit reads through: affine, a rank, or none.")
-    ] = "affine",
+    translator: TranslatorOption = "affine",
     held_out: Annotated[
         Path | None,
         typer.Option(help="Folder of held-out prompts (.jsonl.xz); else text is set aside."),
@@ -48,15 +44,13 @@ def train_drafter(
     from training.distillation import Recipe
 
     disable_progress_bar()
-    if translator not in ("affine", "none") and not (translator.isdecimal() and int(translator)):
-        raise CommandError(f"--translator {translator} is neither affine nor none nor a rank")
     plan = drafting.DrafterPlan(
         split=split,
         edge_depth=edge_depth,
         minutes=5.0 if minutes is None and steps is None else minutes,
         steps=steps,
         seed=seed,
-        recipe=Recipe(translator=_shape(translator)),
+        recipe=Recipe(translator=translator_shape(translator)),
     )
     terminal = console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
@@ -75,13 +69,6 @@ def train_drafter(
             raise CommandError(f"no drafter could be trained: {error}") from error
     terminal.print(_accepted(found))
     terminal.print(f"the drafter lies in {out or model}; `tandem partition` puts it into the edge")
-
-
-def _shape(translator: str) -> "TranslatorShape":
-    from shared.model.network import TranslatorShape
-
-    rank = int(translator) if translator.isdecimal() else None
-    return TranslatorShape(rank=rank, affine=translator == "affine")
 
 
 def _accepted(found: dict[str, Any]) -> Table:

@@ -88,11 +88,12 @@ def prepare_corpus(
 
 
 def read_rows(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the objects of an xz-compressed JSON-lines file, or a .txt file as one `text`."""
+    """Yield the objects of a JSON-lines file (.xz or plain), or a .txt file as one `text`."""
     if path.suffix == ".txt":
         yield {"text": path.read_text(encoding="utf-8")}
         return
-    with lzma.open(path, "rt", encoding="utf-8") as lines:
+    opened = lzma.open if path.suffix == ".xz" else open
+    with opened(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
 
@@ -127,7 +128,7 @@ def text_files(text: Path) -> list[Path]:
     """The files of text in a folder; a file stands for itself."""
     if text.is_file():
         return [text]
-    return sorted([*text.glob("*.jsonl.xz"), *text.glob("*.txt")])
+    return sorted([*text.glob("*.jsonl.xz"), *text.glob("*.jsonl"), *text.glob("*.txt")])
 
 
 def _find(text: Path, source: str) -> Path:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from shared.model import SpanModel
-from shared.model.network import LAYERS, ExitHead, Translator, TranslatorShape
+from shared.model.network import LAYERS, ExitHead, TranslatorShape
+from training.translators import translator_without_effect
 
 
 class Drafter(nn.Module):
@@ -63,14 +64,8 @@ def _trainable_head(head: ExitHead, hidden: int, shape: TranslatorShape) -> Exit
     where it has none.
     """
     trained = copy.deepcopy(head).float()
-    if trained.translator is None and (translator := shape.build(hidden)) is not None:
-        trained.translator = translator.to_empty(device="cpu")
-        if isinstance(translator, Translator):
-            nn.init.normal_(translator.down.weight, std=hidden**-0.5)
-            nn.init.zeros_(translator.up.weight)
-        elif isinstance(translator, nn.Linear):
-            nn.init.eye_(translator.weight)
-            nn.init.zeros_(translator.bias)
+    if trained.translator is None:
+        trained.translator = translator_without_effect(shape, hidden)
     return trained.requires_grad_(True)
 
 

@@ -22,6 +22,7 @@ from shared.model.checkpoint import read_checkpoint, read_header
 from shared.model.exits import FORMAT, drafter_files
 from shared.model.exits import Drafter as StoredDrafter
 from shared.model.fingerprint import fingerprint
+from training import schedule
 from training.acceptance import Drafts, Text, as_texts, calibrate, read_drafts
 from training.distillation import WINDOW, Lessons, Recipe, Step, teach
 from training.drafter import Drafter
@@ -62,12 +63,7 @@ class DrafterPlan:
 
     def spent(self, steps: int, seconds: float) -> float:
         """Share of the budget that is spent."""
-        parts = [1.0 if self.minutes is None and self.steps is None else 0.0]
-        if self.minutes is not None:
-            parts.append(seconds / (60 * self.minutes) if self.minutes else 1.0)
-        if self.steps is not None:
-            parts.append(steps / self.steps if self.steps else 1.0)
-        return min(1.0, max(parts))
+        return schedule.spent(steps, seconds, most_steps=self.steps, minutes=self.minutes)
 
 
 def train_drafter(

@@ -30,6 +30,18 @@ class Budget:
         return min(1.0, seconds / (60 * self.minutes))
 
 
+def spent(steps: int, seconds: float, *, most_steps: int | None, minutes: float | None) -> float:
+    """Share that is spent of a budget of steps, of minutes, or of both, whichever ends first; of
+    neither, all of it.
+    """
+    parts = [1.0 if minutes is None and most_steps is None else 0.0]
+    if minutes is not None:
+        parts.append(seconds / (60 * minutes) if minutes else 1.0)
+    if most_steps is not None:
+        parts.append(steps / most_steps if most_steps else 1.0)
+    return min(1.0, max(parts))
+
+
 def rate(progress: float, plan: Optimisation) -> float:
     """Factor on the step size: linear warm-up, constant, linear decay to nothing (WSD)."""
     if progress < plan.warmup:

@@ -20,6 +20,8 @@ from training.thresholds import Bools, Floats, Kept, apply_thresholds, choose_th
 from training.writing import KINDS, SAMPLED
 
 Progress = Callable[[int, int], None]
+# The ids of prompts, by where they come from.
+Prompts = Mapping[str, list[list[int]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,7 @@ class Calibration:
 
 def tune_thresholds(
     folder: Path,
-    held_out: Path,
+    held_out: Path | Prompts,
     *,
     target: float = 0.95,
     prompts: int = 64,
@@ -48,16 +50,19 @@ def tune_thresholds(
 ) -> Calibration:
     """Choose the thresholds of the checkpoint in `folder`, and write them beside it.
 
-    Every file of `held_out` that has prompts gives up to `prompts` of them, each continued by up
-    to `tokens` tokens (at most half of what the model can read). `target` is the agreement with the
-    end that the kept tokens must reach. Writes `exits.json` (agreements are those of the testing
-    half) and `calibration.json`. Raises FileNotFoundError when `held_out` has no prompts, BadModel
-    when `folder` has no exits.
+    Every file of the folder `held_out` that has prompts gives up to `prompts` of them, each
+    continued by up to `tokens` tokens (at most half of what the model can read). `target` is the
+    agreement with the end that the kept tokens must reach. Writes `exits.json` (agreements are
+    those of the testing half) and `calibration.json`. Raises FileNotFoundError when `held_out` has
+    no prompts, BadModel when `folder` has no exits.
     """
     reader = Reader(folder, device=device)
     tokens = min(tokens, reader.max_positions // 2)
     room = reader.max_positions - tokens
-    sources = held_out_prompts(held_out, reader.ids, most=prompts, longest=room)
+    if isinstance(held_out, Path):
+        sources: Prompts = held_out_prompts(held_out, reader.ids, most=prompts, longest=room)
+    else:
+        sources = {name: [ids[:room] for ids in given] for name, given in held_out.items()}
     answers = {source: reader.continuations(texts, tokens) for source, texts in sources.items()}
     read = _read_continuations(reader, sources, answers, progress or (lambda _done, _all: None))
     choosing = join([reading for texts in read.values() for reading in texts[0::2]])
@@ -121,7 +126,7 @@ def _prompts(
 
 def _read_continuations(
     reader: Reader,
-    sources: Mapping[str, list[list[int]]],
+    sources: Prompts,
     answers: Mapping[str, list[list[int]]],
     progress: Progress,
 ) -> dict[str, list[Reading]]:
@@ -143,7 +148,7 @@ def _read_continuations(
 
 def _gaps(
     reader: Reader,
-    sources: Mapping[str, list[list[int]]],
+    sources: Prompts,
     greedy: Mapping[str, list[list[int]]],
     tokens: int,
 ) -> dict[int, dict[str, GapTable]]:

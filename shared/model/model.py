@@ -143,7 +143,7 @@ class SpanModel:
         if self.network.model.norm is None:
             raise ValueError("this span has no head")
         with self._ungraded():
-            return self._unembed(self.network.model.norm(self._local(hidden)))
+            return self.unembed(self.network.model.norm(self._local(hidden)))
 
     def exit_logits(self, layer: int, hidden: Tensor) -> Tensor:
         """Logits [R, V] the exit in front of `layer` reads from states [R, H] that enter it; dtype
@@ -156,7 +156,18 @@ class SpanModel:
             raise ValueError(f"there is no exit in front of layer {layer}")
         head: nn.Module = self.network.exits[str(layer)]
         with self._ungraded():
-            return self._unembed(head(self._local(hidden)))
+            return self.unembed(head(self._local(hidden)))
+
+    def unembed(self, normed: Tensor) -> Tensor:
+        """Logits [R, V] of states [R, H] that a norm has left; dtype as in `logits`. Where the
+        caller has gradients, it keeps those of the states.
+        """
+        assert self.network.lm_head is not None
+        logits: Tensor = self.network.lm_head(normed)
+        logits = logits.to(torch.promote_types(self.dtype, torch.float32))
+        if self._softcap is not None:
+            logits = self._softcap * torch.tanh(logits / self._softcap)
+        return logits
 
     def _check(self, segments: Sequence[Segment]) -> None:
         for segment in segments:
@@ -228,11 +239,3 @@ class SpanModel:
 
     def _local(self, states: Tensor) -> Tensor:
         return states.to(device=self.device, dtype=self.dtype)
-
-    def _unembed(self, normed: Tensor) -> Tensor:
-        assert self.network.lm_head is not None
-        logits: Tensor = self.network.lm_head(normed)
-        logits = logits.to(torch.promote_types(self.dtype, torch.float32))
-        if self._softcap is not None:
-            logits = self._softcap * torch.tanh(logits / self._softcap)
-        return logits
