@@ -27,6 +27,7 @@ def train(
 ) -> None:
     """Train a small model with early exits from a folder of text."""
     from training import recipe  # torch: seconds that --help should not cost
+    from training.schedule import Budget
 
     if not text.is_dir():
         raise CommandError(f"{text} is no folder of text")
@@ -43,7 +44,13 @@ def train(
 
         try:
             recipe.train(
-                text, out, minutes=minutes, seed=seed, resume=resume, device=device, report=show
+                text,
+                out,
+                budget=Budget(minutes=minutes),
+                seed=seed,
+                resume=resume,
+                device=device,
+                report=show,
             )
         except (OSError, ValueError) as error:
             raise CommandError(f"training stopped: {error}") from error

@@ -19,6 +19,7 @@ from training.card import write_card
 from training.evaluation import evaluate
 from training.guarantee import DELTA
 from training.progress import TrainingDisplay
+from training.schedule import Budget
 from training.tracing import drafters_beside, traces_of, write_checkpoint_traces
 from training.tuning import tune_thresholds
 
@@ -41,6 +42,8 @@ def train(
     tokens: Annotated[int | None, typer.Option(min=0, help="Budget in tokens.")] = None,
     seed: int = 0,
     resume: Annotated[bool, typer.Option(help="Go on from the run's checkpoint.")] = False,
+    start: Annotated[Path | None, typer.Option(help="Checkpoint folder to train further.")] = None,
+    work: Annotated[Path, typer.Option(help="Folder for tokens and runs.")] = recipe.WORK,
     device: Device = "cpu",
 ) -> None:
     """Train a model and export it; its exits' thresholds are still to be tuned."""
@@ -48,10 +51,11 @@ def train(
         recipe.train(
             text,
             out,
-            minutes=minutes,
-            tokens=tokens,
+            budget=Budget(minutes=minutes, tokens=tokens),
             seed=seed,
             resume=resume,
+            start=start,
+            work=work,
             device=device,
             report=display,
         )

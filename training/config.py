@@ -39,6 +39,8 @@ class Stage:
     begins: float
     rows: int
     length: int
+    mixture: dict[str, float] | None = None
+    """Shares of this stage's own; None: the recipe's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +108,16 @@ class TrainingConfig:
     objective: Objective = field(default_factory=Objective)
     optimisation: Optimisation = field(default_factory=Optimisation)
     precision: Precision = "bf16"
+    compiled: bool = False
+    """Layers and losses go through torch's compiler, which each length of window costs minutes."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         if len(self.objective.exit_weights) != len(self.size.exits):
             raise ValueError(f"one weight per exit is needed: {len(self.size.exits)}")
+        for stage in self.stages:
+            if unknown := set(stage.mixture or ()) - self.mixture.keys():
+                raise ValueError(f"a stage reads {sorted(unknown)}, which the recipe does not name")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

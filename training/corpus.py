@@ -28,19 +28,25 @@ _CHUNK = 256
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Memory-mapped sources, their shares, and a fingerprint of the text they came from."""
+    """Memory-mapped sources by name, and a fingerprint of the text they came from."""
 
-    sources: tuple[npt.NDArray[np.uint16], ...]
-    shares: npt.NDArray[np.float64]
+    sources: Mapping[str, npt.NDArray[np.uint16]]
     fingerprint: str
 
-    def batch(self, seed: int, step: int, rows: int, length: int) -> npt.NDArray[np.int64]:
-        """Return windows [rows, length + 1] for one step: inputs and, shifted by one, targets."""
+    def batch(
+        self, seed: int, step: int, *, rows: int, length: int, mixture: Mapping[str, float]
+    ) -> npt.NDArray[np.int64]:
+        """Return windows [rows, length + 1] for one step: inputs and, shifted by one, targets.
+
+        `mixture` gives each source's share of the rows, to any scale. Raises KeyError when it names
+        one that is not here.
+        """
         random = np.random.default_rng([seed, step])
-        chosen = random.choice(len(self.sources), size=rows, p=self.shares)
+        names, shares = list(mixture), np.array(list(mixture.values()))
+        chosen = random.choice(len(names), size=rows, p=shares / shares.sum())
         windows = np.empty((rows, length + 1), dtype=np.int64)
         for row, source in enumerate(chosen):
-            tokens = self.sources[source]
+            tokens = self.sources[names[source]]
             start = random.integers(0, max(1, len(tokens) - length))
             windows[row] = np.take(tokens, np.arange(start, start + length + 1), mode="wrap")
         return windows
@@ -66,25 +72,35 @@ def mixture_of(paths: Mapping[str, Path]) -> dict[str, float]:
 
 
 def prepare_corpus(
-    text: Path, cache: Path, mixture: Mapping[str, float], *, vocabulary: int
+    text: Path,
+    cache: Path,
+    mixture: Mapping[str, float],
+    *,
+    vocabulary: int,
+    tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> tuple[Corpus, PreTrainedTokenizerFast]:
     """Train the tokenizer and tokenize every source of the mixture, or find both in `cache`.
 
-    What lies in `cache` is named by the text, the mixture and the vocabulary it was made from.
-    Raises FileNotFoundError when the mixture names a source that `text` does not have.
+    What lies in `cache` is named by the text, the mixture and the vocabulary it was made from; with
+    a `tokenizer` given, which is then used as it is, by the text and that. Raises FileNotFoundError
+    when the mixture names a source that `text` does not have.
     """
     paths = {source: _find(text, source) for source in mixture}
-    digest = hashlib.sha256(json.dumps([vocabulary, dict(mixture)]).encode())
+    if tokenizer is None:
+        made_from = json.dumps([vocabulary, dict(mixture)])
+    else:
+        paths = dict(sorted(paths.items()))
+        made_from = json.dumps([list(paths), tokenizer.backend_tokenizer.to_str()])
+    digest = hashlib.sha256(made_from.encode())
     for path in paths.values():
         digest.update(path.read_bytes())
     folder = cache / digest.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _prepare_tokenizer(folder / "tokenizer", paths, mixture, vocabulary)
-    sources = tuple(
-        _tokens(path, folder / f"{source}.bin", tokenizer) for source, path in paths.items()
-    )
-    shares = np.array(list(mixture.values()))
-    return Corpus(sources, shares / shares.sum(), digest.hexdigest()), tokenizer
+    used = tokenizer or _prepare_tokenizer(folder / "tokenizer", paths, mixture, vocabulary)
+    sources = {
+        source: _tokens(path, folder / f"{source}.bin", used) for source, path in paths.items()
+    }
+    return Corpus(sources, digest.hexdigest()), used
 
 
 def read_rows(path: Path) -> Iterator[dict[str, str]]:

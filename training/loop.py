@@ -15,10 +15,12 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from training import schedule
 from training.checkpoint import Position
+from training.compiling import compile_model
 from training.config import Optimisation, TrainingConfig
 from training.corpus import Corpus
 from training.losses import joint_loss
 from training.model import EarlyExitLlama
+from training.workers import ALONE, Workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,14 @@ class Trainer:
         config: TrainingConfig,
         budget: schedule.Budget,
         device: str,
+        started_from: str | None = None,
+        workers: Workers = ALONE,
     ) -> None:
+        """Take a new run's place at its beginning.
+
+        `started_from` is the fingerprint of the checkpoint whose weights `model` has; None: it has
+        random ones.
+        """
         self.model = model.to(device)
         self.optimisers = make_optimisers(model, config.optimisation)
         self.position = Position()
@@ -62,11 +71,20 @@ class Trainer:
         self._config = config
         self._budget = budget
         self._device = device
+        self._started_from = started_from
+        self._workers = workers
+        self._joint_loss = joint_loss
+        if config.compiled:
+            self._joint_loss = compile_model(model, joint_loss)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The recipe and the text this run follows, as plain values."""
-        return {"config": self._config.as_dict(), "corpus": self._corpus.fingerprint}
+        """The recipe and the text this run follows and what it began with, as plain values."""
+        return {
+            "config": self._config.as_dict(),
+            "corpus": self._corpus.fingerprint,
+            "started_from": self._started_from,
+        }
 
     @property
     def progress(self) -> float:
@@ -78,13 +96,20 @@ class Trainer:
         began = time.monotonic()
         progress = self.progress
         stage = schedule.stage(progress, self._config.stages)
-        batch = self._corpus.batch(self._config.seed, self.position.step, stage.rows, stage.length)
-        windows = torch.from_numpy(batch).to(self._device)
+        batch = self._corpus.batch(
+            self._config.seed,
+            self.position.step,
+            rows=stage.rows,
+            length=stage.length,
+            mixture=stage.mixture or self._config.mixture,
+        )
+        windows = torch.from_numpy(self._workers.part(batch)).to(self._device)
         losses = self._losses(windows, progress)
         factor = self._update(progress)
         # Reading the losses waits for the device, so the time below is the step's own.
         values = {layer: loss.item() for layer, loss in losses.items()}
-        seconds = time.monotonic() - began
+        *means, seconds = self._workers.mean([*values.values(), time.monotonic() - began])
+        values = dict(zip(values, means, strict=True))
         tokens = stage.rows * stage.length
         self.position = Position(
             step=self.position.step + 1,
@@ -124,13 +149,13 @@ class Trainer:
             dtype=torch.bfloat16,
             enabled=self._config.precision == "bf16",
         ):
-            total, losses = joint_loss(
+            total, losses = self._joint_loss(
                 self.model,
                 self.model(windows[:, :-1], passing),
                 windows[:, 1:],
                 weights=plan.exit_weights,
                 taught_rows=taught,
-                distil=schedule.distil(progress, plan),
+                distil=torch.tensor(schedule.distil(progress, plan), device=self._device),
             )
         total.backward()
         return losses
@@ -138,7 +163,8 @@ class Trainer:
     def _draw(self, rows: int, length: int) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
         """This step's rows that pass each layer some row skips, and positions that teach exits."""
         plan = self._config.objective
-        random = torch.Generator().manual_seed(self._config.seed * 1_000_003 + self.position.step)
+        place = self._config.seed * 1_000_003 + self.position.step
+        random = torch.Generator().manual_seed(place + self._workers.rank * 1_000_000_007)
         passing = {}
         for layer in range(self.model.depth):
             chance = schedule.layer_dropout(layer, self.model.depth, plan)
@@ -152,6 +178,7 @@ class Trainer:
     def _update(self, progress: float) -> float:
         plan = self._config.optimisation
         factor = schedule.rate(progress, plan)
+        self._workers.average_gradients(self.model)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), plan.clip)
         for optimiser, rate in zip(self.optimisers, (plan.muon_rate, plan.adam_rate), strict=True):
             for group in optimiser.param_groups:

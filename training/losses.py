@@ -22,14 +22,15 @@ def joint_loss(
     *,
     weights: Sequence[float],
     taught_rows: Tensor,
-    distil: float,
+    distil: float | Tensor,
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Return the weighted mean of all losses and, by layer, each head's own (end under `depth`).
 
     normed: states [B, T, H] by layer, the end under `depth`; targets [B, T] int64; weights: one
     per exit, the end's is 1; taught_rows: int64 indices into the B·T positions, where the exits
-    learn; distil: share of the end's distribution in an exit's target, 0 to 1. The reported loss
-    of an exit is the cross entropy against its blended target.
+    learn; distil: share of the end's distribution in an exit's target, 0 to 1, as a number or a
+    tensor [] (which a compiler does not take for a constant). The reported loss of an exit is the
+    cross entropy against its blended target.
     """
     flat = targets.flatten()
     end_logits = model.logits(normed[model.depth]).flatten(0, 1).float()

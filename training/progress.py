@@ -13,11 +13,11 @@ from training.loop import StepReport
 
 _SMOOTHING = 0.95
 _REFRESH_EVERY = 5
-_LINE_EVERY = 100
+_LINE_EVERY = 10
 
 
 class TrainingDisplay:
-    """Call it with every report; without a terminal it writes a plain line every 100 steps."""
+    """Call it with every report; without a terminal it writes a plain line every 10 steps."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()

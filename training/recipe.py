@@ -13,12 +13,17 @@ import transformers
 from transformers import PreTrainedTokenizerFast
 
 from training.checkpoint import Position, load_checkpoint, save_checkpoint
+from training.compiling import can_compile
 from training.config import TrainingConfig
+from training.continuation import continuation
 from training.corpus import Corpus, choose_mixture, prepare_corpus
 from training.export import export
 from training.loop import StepReport, Trainer
 from training.model import EarlyExitLlama, llama_config
 from training.schedule import Budget
+from training.start import Start
+from training.tokenizer import load_tokenizer
+from training.workers import Workers, join_workers
 
 WORK = Path(".train")
 SAVE_EVERY_SECONDS = 120.0
@@ -28,34 +33,63 @@ def train(
     text: Path,
     out: Path,
     *,
-    minutes: float | None = None,
-    tokens: int | None = None,
+    budget: Budget,
     seed: int = 0,
     config: TrainingConfig | None = None,
     resume: bool = False,
     device: str = "cpu",
+    start: Path | None = None,
     work: Path = WORK,
     report: Callable[[StepReport], None] | None = None,
 ) -> None:
     """Train the reference model on the text files in `text` and write a checkpoint folder `out`.
 
-    The budget is either `minutes` of training or `tokens`; the learning rate decays to nothing
-    within it, whatever the machine's speed. `work` keeps tokenized text, and the checkpoint of the
-    run that makes `out.name`: with `resume` a run continues from there, exactly as if it had not
-    stopped; without, it starts afresh. `config` replaces the whole recipe, `seed` included.
-    Raises FileNotFoundError when there is no text, ValueError when the budget is not one of the
-    two or a resumed checkpoint was made under another recipe.
+    The learning rate decays to nothing within the budget, whatever the machine's speed. `work`
+    keeps tokenized text, and the checkpoint of the run that makes `out.name`: with `resume` a run
+    continues from there, exactly as if it had not stopped; without, it starts afresh. With `start`,
+    an exported checkpoint, the model begins with its weights and keeps its tokenizer, under the
+    recipe for training further. `config` replaces the whole recipe, `seed` included.
+    Raises FileNotFoundError when there is no text, ValueError when a resumed checkpoint was made
+    under another recipe or from another start.
     """
-    budget = Budget(minutes=minutes, tokens=tokens)
-    config = config or TrainingConfig(seed=seed, mixture=choose_mixture(text))
-    corpus, tokenizer = prepare_corpus(
-        text, work / "corpus", config.mixture, vocabulary=config.size.vocabulary
-    )
+    workers = join_workers()
+    begun = None if start is None else Start.read(start)
+    config = config or _recipe(text, begun, seed)
+    with workers.leader_first():
+        corpus, tokenizer = prepare_corpus(
+            text,
+            work / "corpus",
+            config.mixture,
+            vocabulary=config.size.vocabulary,
+            tokenizer=None if begun is None else load_tokenizer(begun.folder),
+        )
     torch.manual_seed(config.seed)
     model = _build(config, tokenizer)
-    trainer = Trainer(model, corpus, config=config, budget=budget, device=device)
-    _run(trainer, work / "runs" / f"{out.name}.pt", resume=resume, report=report)
-    export(model, tokenizer, out, training=_provenance(trainer, corpus, config, device))
+    if begun is not None:
+        begun.load_into(model)
+    trainer = Trainer(
+        model,
+        corpus,
+        config=config,
+        budget=budget,
+        device=device,
+        started_from=None if begun is None else begun.fingerprint,
+        workers=workers,
+    )
+    checkpoint = work / "runs" / f"{out.name}.pt"
+    _run(trainer, checkpoint, resume=resume, report=report, workers=workers)
+    if workers.leads:
+        provenance = _provenance(trainer, corpus, config, device)
+        if begun is not None:
+            provenance["started_from"] = begun.provenance()
+        export(model, tokenizer, out, training=provenance)
+
+
+def _recipe(text: Path, start: Start | None, seed: int) -> TrainingConfig:
+    mixture = choose_mixture(text)
+    if start is None:
+        return TrainingConfig(seed=seed, mixture=mixture)
+    return continuation(start.size, mixture, seed=seed, compiled=can_compile())
 
 
 def _build(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> EarlyExitLlama:
@@ -74,13 +108,19 @@ def _run(
     *,
     resume: bool,
     report: Callable[[StepReport], None] | None,
+    workers: Workers,
 ) -> None:
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     if resume and checkpoint.exists():
         load_checkpoint(checkpoint, trainer)
+
+    def save() -> None:
+        if workers.leads:
+            save_checkpoint(checkpoint, trainer)
+
     trainer.run(
-        report=report or (lambda _: None),
-        save=lambda: save_checkpoint(checkpoint, trainer),
+        report=report if report and workers.leads else lambda _: None,
+        save=save,
         save_every=SAVE_EVERY_SECONDS,
     )
 

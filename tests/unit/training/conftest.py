@@ -9,6 +9,7 @@ import pytest
 
 from training.config import ModelSize, Objective, Stage, TrainingConfig
 from training.recipe import train
+from training.schedule import Budget
 
 SENTENCE = "the king asked his daughter where the golden bird had gone that winter night"
 WORDS = SENTENCE.split()
@@ -86,7 +87,7 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("trained")
     out = base / "tandem-tiny"
     text = write_text(base / "text")
-    train(text, out, work=base / "work", tokens=100 * 64, config=tiny_config())
+    train(text, out, work=base / "work", budget=Budget(tokens=100 * 64), config=tiny_config())
     return out
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from tests.unit.training.conftest import documents
@@ -28,37 +29,47 @@ def test_documents_are_packed_between_their_marks() -> None:
 
 def test_a_source_holds_every_document_and_nothing_else(text: Path, tmp_path: Path) -> None:
     corpus, tokenizer = prepare_corpus(text, tmp_path / "cache", MIX, vocabulary=300)
-    decoded = tokenizer.decode(corpus.sources[1].tolist())
+    decoded = tokenizer.decode(corpus.sources["talk"].tolist())
     marked = [f"<|begin|>{document}<|end|>" for document in documents(20, offset=3)]
     assert decoded == "".join(marked)
 
 
 def test_a_batch_depends_on_seed_and_step_alone(text: Path, tmp_path: Path) -> None:
     corpus = _prepare(text, tmp_path / "cache")
-    first = corpus.batch(1, 5, 4, 16)
-    corpus.batch(1, 6, 4, 16)
-    assert np.array_equal(corpus.batch(1, 5, 4, 16), first)
-    assert not np.array_equal(corpus.batch(1, 6, 4, 16), first)
-    assert not np.array_equal(corpus.batch(2, 5, 4, 16), first)
+
+    def batch(seed: int, step: int) -> npt.NDArray[np.int64]:
+        return corpus.batch(seed, step, rows=4, length=16, mixture=MIX)
+
+    first = batch(1, 5)
+    batch(1, 6)
+    assert np.array_equal(batch(1, 5), first)
+    assert not np.array_equal(batch(1, 6), first)
+    assert not np.array_equal(batch(2, 5), first)
 
 
 def test_windows_lie_inside_one_source_and_follow_the_shares() -> None:
-    sources = (np.zeros(1000, dtype=np.uint16), np.ones(50, dtype=np.uint16))
-    corpus = Corpus(sources, np.array([0.75, 0.25]), "")
-    batch = corpus.batch(0, 0, 2000, 8)
+    sources = {
+        name: np.full(size, n, dtype=np.uint16)
+        for n, (name, size) in enumerate({"tales": 1000, "talk": 50, "unread": 10}.items())
+    }
+    corpus = Corpus(sources, "")
+    batch = corpus.batch(0, 0, rows=2000, length=8, mixture={"talk": 1, "tales": 3})
     assert batch.shape == (2000, 9)
     assert (batch.min(axis=1) == batch.max(axis=1)).all()
+    assert set(batch[:, 0]) == {0, 1}
     assert batch[:, 0].mean() == pytest.approx(0.25, abs=0.03)
 
 
 def test_every_token_can_be_drawn() -> None:
-    corpus = Corpus((np.arange(20, dtype=np.uint16),), np.array([1.0]), "")
-    assert set(corpus.batch(0, 0, 500, 8).flatten()) == set(range(20))
+    corpus = Corpus({"tales": np.arange(20, dtype=np.uint16)}, "")
+    batch = corpus.batch(0, 0, rows=500, length=8, mixture={"tales": 1})
+    assert set(batch.flatten()) == set(range(20))
 
 
 def test_a_source_shorter_than_a_window_repeats() -> None:
-    corpus = Corpus((np.arange(3, dtype=np.uint16),), np.array([1.0]), "")
-    assert corpus.batch(0, 0, 1, 6).tolist() == [[0, 1, 2, 0, 1, 2, 0]]
+    corpus = Corpus({"tales": np.arange(3, dtype=np.uint16)}, "")
+    batch = corpus.batch(0, 0, rows=1, length=6, mixture={"tales": 1})
+    assert batch.tolist() == [[0, 1, 2, 0, 1, 2, 0]]
 
 
 def test_the_cache_is_used_again_for_the_same_text_and_not_for_another(
@@ -73,7 +84,7 @@ def test_the_cache_is_used_again_for_the_same_text_and_not_for_another(
     (text / "talk.jsonl.xz").write_bytes((text / "tales.jsonl.xz").read_bytes())
     other = _prepare(text, cache)
     assert other.fingerprint != first.fingerprint
-    assert len(other.sources[1]) == len(other.sources[0])
+    assert len(other.sources["talk"]) == len(other.sources["tales"])
 
 
 def test_a_missing_source_is_named(text: Path, tmp_path: Path) -> None:

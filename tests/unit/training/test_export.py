@@ -20,6 +20,7 @@ from training.export import export
 from training.model import EarlyExitLlama, llama_config
 from training.reading import Reader, join
 from training.recipe import train
+from training.schedule import Budget
 from training.thresholds import apply_thresholds
 from training.tokenizer import train_tokenizer
 from training.tuning import tune_thresholds
@@ -211,7 +212,13 @@ def test_the_same_seed_makes_the_same_weights(
 ) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         config = replace(tiny, seed=seed)
-        train(text, tmp_path / name, work=tmp_path / name / "work", tokens=128, config=config)
+        train(
+            text,
+            tmp_path / name,
+            work=tmp_path / name / "work",
+            budget=Budget(tokens=128),
+            config=config,
+        )
     a, b, c = (load_file(tmp_path / n / "model.safetensors") for n in "abc")
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not all(torch.equal(a[name], c[name]) for name in a)

@@ -133,9 +133,17 @@ def test_resuming_a_finished_run_exports_it_again(
 ) -> None:
     reports: list[StepReport] = []
     out, work = tmp_path / "model", tmp_path / "work"
-    train(text, out, work=work, tokens=128, config=tiny, report=reports.append)
+    train(text, out, work=work, budget=Budget(tokens=128), config=tiny, report=reports.append)
     weights = (out / "model.safetensors").read_bytes()
-    train(text, out, work=work, tokens=128, config=tiny, report=reports.append, resume=True)
+    train(
+        text,
+        out,
+        work=work,
+        budget=Budget(tokens=128),
+        config=tiny,
+        report=reports.append,
+        resume=True,
+    )
     assert len(reports) == 2
     assert (out / "model.safetensors").read_bytes() == weights
 
