@@ -18,7 +18,7 @@ NAMES = (
     "split, fp16",
     "split, int8",
     "collaborative, default",
-    "collaborative, default, int8",
+    "collaborative, int8",
     "collaborative, 0.7",
     "collaborative, 0.8",
     "collaborative, 0.9",

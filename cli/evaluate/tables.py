@@ -163,7 +163,7 @@ def _calibration(findings: Findings) -> list[str]:
 def _modes(findings: Findings) -> list[str]:
     sources = _sources(findings)
     cost = markdown(
-        ("setting", *sources, "requests", "bytes up"),
+        ("setting", *sources, "asked", "bytes"),
         [
             (
                 row.name,
@@ -180,7 +180,7 @@ def _modes(findings: Findings) -> list[str]:
     )
     return [
         "## Settings",
-        "Where tokens came from, and requests and bytes per token:",
+        "Where tokens came from; requests to the cloud and bytes sent to it, per token:",
         cost,
         "Tokens that the full model chooses after the same text, texts that are exactly\nits own, "
         "and ROUGE-L (F) against its text and against the reference:",

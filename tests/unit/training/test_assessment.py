@@ -91,13 +91,15 @@ def test_thresholds_are_swept_on_what_the_model_writes(trained: Path) -> None:
 def test_text_alone_is_read_and_prompts_alone_are_asked(trained: Path) -> None:
     reader = Reader(trained)
     read = assessed(reader, ROWS[6:])
-    assert read.prompts == read.answers == []
+    assert not read.prompts
+    assert not read.answers
     assert read.on_answers is None
     assert read.on_held_out is not None
     asked = assessed(
         reader, [Document(line=1, prompt="the king"), Document(line=2, prompt="a " * 90)]
     )
-    assert asked.held_out is asked.on_held_out is None
+    assert asked.held_out is None
+    assert asked.on_held_out is None
     assert len(asked.answers) == asked.passed_over == 1
 
 

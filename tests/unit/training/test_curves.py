@@ -32,9 +32,11 @@ def test_a_model_with_one_exit_has_one_curve() -> None:
 
 
 def test_a_threshold_for_each_exit() -> None:
-    assert point(CONFIDENCE, AGREES, (0.85, 0.5)) == Point(
-        thresholds=(0.85, 0.5), kept=0.75, disagreement=pytest.approx(0.25), agreement=2 / 3
-    )
+    found = point(CONFIDENCE, AGREES, (0.85, 0.5))
+    # Token 1 now passes the first exit and is right at the second.
+    wrong = found.disagreement
+    assert found == Point(thresholds=(0.85, 0.5), kept=0.75, disagreement=wrong, agreement=2 / 3)
+    assert wrong == pytest.approx(0.25)
 
 
 def test_rouge_l_is_the_f_measure_of_the_longest_common_words() -> None:
