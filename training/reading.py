@@ -17,8 +17,10 @@ from transformers import AutoConfig, AutoTokenizer
 
 from shared.decoding.sampling import SamplingParameters
 from shared.errors import BadModel
-from shared.model import LayerSpan, ModelShape, Segment, load_span
-from shared.model.exits import read_exits
+from shared.model import LayerSpan, ModelShape, Segment, SpanModel, load_span
+from shared.model.checkpoint import read_checkpoint
+from shared.model.exits import Drafter, read_drafter, read_exits
+from shared.model.fingerprint import fingerprint
 from training.writing import GREEDY, write_on
 
 
@@ -26,9 +28,9 @@ from training.writing import GREEDY, write_on
 class Reading:
     """What E exits and the end say after each of T tokens, in the order of their layers.
 
-    choices [E+1, T] int64: the likeliest next token; signals [4, E+1, T] float32: its probability
-    and the others of `shared.exits.signals.FEATURES`, of raw logits; losses [E+1, T] float32: nats
-    of the token that did follow (NaN after the last). The end is the last row.
+    choices [E+1, T] int64: the likeliest next token; signals [4, E+1, T] float32: its probability,
+    and the others of `shared.exits.signals.FEATURES`, from raw logits; losses [E+1, T] float32:
+    nats of the token that did follow (NaN after the last). The end is the last row.
     """
 
     choices: Tensor
@@ -77,18 +79,32 @@ def _entropy(logs: Tensor) -> Tensor:
     return -torch.xlogy(logs.exp(), logs.exp()).sum(dim=-1).clamp(max=0)
 
 
+def identity(folder: Path) -> str:
+    """The fingerprint of the checkpoint in `folder`. Raises BadModel where there is none."""
+    return fingerprint(folder, read_checkpoint(folder))
+
+
 class Reader:
     """A checkpoint folder with its exits, loaded for measuring.
 
-    `thresholds` are those of its exits, by layer, rising; `model` is all of it, exits included.
-    Raises BadModel when the folder has no exits or is not supported.
+    `cut` is a split and an edge depth with a drafter beside the checkpoint: the exits are then the
+    two of that edge, the drafter in place. `thresholds` are those of its exits, by layer, rising;
+    `model` is all of it, exits included where no drafter stands in for its layers.
+    Raises BadModel when the folder has no exits, no such drafter, or is not supported.
     """
 
-    def __init__(self, folder: Path, *, device: str = "cpu") -> None:
-        exits = read_exits(folder).infos
+    def __init__(
+        self, folder: Path, *, cut: tuple[int, int] | None = None, device: str = "cpu"
+    ) -> None:
+        drafter = None if cut is None else read_drafter(folder, *cut)
+        if cut is not None and drafter is None:
+            raise BadModel(f"{folder} has no drafter for split {cut[0]} and edge depth {cut[1]}")
+        if drafter is not None and drafter.model_fingerprint != identity(folder):
+            raise BadModel(f"the drafter {cut} in {folder} was trained for other weights")
+        exits = read_exits(folder).infos if drafter is None else drafter.infos
         if not exits:
             raise BadModel(f"{folder} has no exits")
-        self.folder = folder
+        self.folder, self.cut = folder, cut
         self.thresholds = {layer: exits[layer].threshold for layer in sorted(exits)}
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         shape = ModelShape.of(AutoConfig.from_pretrained(folder))
@@ -102,8 +118,9 @@ class Reader:
             device=device,
             embedding=True,
             head=True,
-            exits=self.exits,
+            exits=self.exits if drafter is None else (),
         )
+        self._edge = self.model if drafter is None else self._load_edge(drafter)
 
     @property
     def exits(self) -> tuple[int, ...]:
@@ -124,22 +141,35 @@ class Reader:
         return str(self.tokenizer.decode(list(ids)))
 
     @torch.inference_mode()
-    def read(self, ids: Sequence[int]) -> Reading:
-        """Read one text of at most `max_positions` tokens."""
+    def read(self, ids: Sequence[int], start: int = 0) -> Reading:
+        """Read one text of at most `max_positions` tokens; says what is said from `start` on."""
         tokens = self._tensor(ids)
-        heads = []
-        with self.model.new_cache() as cache:
-            states = None
-            for start, stop in pairwise((0, *self.layers)):
-                entering = tokens if states is None else None
-                (states,) = self.model.forward([Segment(cache, start, stop, 0, entering, states)])
-                heads.append(self._logits(stop, states))
+        if self._edge is self.model:
+            heads = self._run(self.model, tokens, self.layers, start)
+        else:
+            heads = self._run(self._edge, tokens, self.exits, start)
+            heads += self._run(self.model, tokens, (self._depth,), start)
         logits = torch.stack(heads)
         unknown = torch.full((len(logits), 1), float("nan"), device=self._device)
-        following = tokens[1:].expand(len(logits), -1)
+        following = tokens[start + 1 :].expand(len(logits), -1)
         losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), following, reduction="none")
         losses = torch.cat([losses, unknown], dim=1)
         return Reading(logits.argmax(dim=-1).cpu(), signals_of(logits).cpu(), losses.cpu())
+
+    def _run(
+        self, model: SpanModel, tokens: Tensor, stops: Sequence[int], first: int
+    ) -> list[Tensor]:
+        """Logits [T - first, V] after each of the layers, of a span that begins at 0."""
+        heads = []
+        with model.new_cache() as cache:
+            states = None
+            for start, stop in pairwise((0, *stops)):
+                entering = tokens if states is None else None
+                (states,) = model.forward([Segment(cache, start, stop, 0, entering, states)])
+                at_end = stop == self._depth
+                said = states[first:]
+                heads.append(model.logits(said) if at_end else model.exit_logits(stop, said))
+        return heads
 
     def continuations(
         self,
@@ -154,7 +184,14 @@ class Reader:
     def _tensor(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor(ids, device=self._device)
 
-    def _logits(self, layer: int, states: Tensor) -> Tensor:
-        if layer == self._depth:
-            return self.model.logits(states)
-        return self.model.exit_logits(layer, states)
+    def _load_edge(self, drafter: Drafter) -> SpanModel:
+        return load_span(
+            self.folder,
+            LayerSpan(0, drafter.edge_depth, self._depth),
+            dtype=torch.float32,
+            device=self._device,
+            embedding=True,
+            head=False,
+            exits=self.exits,
+            drafter=drafter,
+        )
