@@ -15,6 +15,8 @@ from rich.table import Table
 from cli.errors import CommandError
 from cli.terminal import console, size_of
 from shared.errors import BadModel
+from shared.exits.calibration import FILE as AGREEMENT
+from shared.exits.calibration import read_agreement
 
 if TYPE_CHECKING:
     from shared.model import Manifest
@@ -136,6 +138,10 @@ def make_bundles(
         terminal.print(f"drafts that are the whole model's choice: {', '.join(shares)}")
     elif warning := untrained(model, split, edge_depth):
         terminal.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+    agreement = read_agreement(out / "edge" / AGREEMENT)
+    if agreement is not None and agreement.targets:
+        targets = [f"{target.max_disagreement:.1%}" for target in agreement.targets]
+        terminal.print(f"calibrated targets of disagreement: {', '.join(targets)}")
 
 
 def untrained(model: Path, split: int, edge_depth: int) -> str | None:

@@ -54,11 +54,10 @@ class Settings(BaseSettings):
     # Share of tokens that may differ from the full model's choice, 0 < x <= 1, for requests that
     # name neither this nor a threshold; needs calibrated exits. Empty: `exit_policy` decides.
     max_disagreement: float | None = Field(default=None, gt=0, le=1)
-    # By which policy exits keep tokens otherwise: `per_exit`, `single`, `chance`, `patience` or
-    # `moving_average`.
+    # By which policy exits keep tokens otherwise: `per_exit`, or another of shared/exits/policies.
     exit_policy: str = "per_exit"
-    # Its numbers, as JSON: `{"exits": 2}` of `patience`; empty takes the bundle's thresholds, which
-    # only `per_exit` can.
+    # Its numbers, as JSON, such as `{"exits": 2}` of `patience`; empty takes the thresholds of the
+    # bundle, which only `per_exit` can.
     exit_numbers: str = ""
     # Drafts an edge step may run side by side (mode `verified`): 1 drafts a chain, more a tree.
     draft_width: int = Field(default=8, ge=1, le=64)

@@ -40,8 +40,8 @@ def cloud() -> Iterator[str]:
 
 
 @asynccontextmanager
-async def edge(cloud_url: str) -> AsyncIterator[httpx.AsyncClient]:
-    with listening(edge_app(cloud_url)) as url:
+async def edge(cloud_url: str, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    with listening(edge_app(cloud_url, **settings)) as url:
         async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as client:
             await until_cloud_is("reachable", client)
             yield client
@@ -101,6 +101,25 @@ async def test_a_request_that_broke_off_goes_on_at_another_edge(name: str) -> No
     assert ids_of(answer)[:9] == told
     assert ids_of(answer) == ids_of(whole)
     assert not answer["details"]["degraded"]
+
+
+async def test_an_exit_policy_remembers_what_was_said_before_it_broke_off() -> None:
+    """The history is the text's, not the edge's that made the first half of it."""
+    numbers = '{"thresholds": {"3": 0.5, "6": 0.4}, "newest": 0.5, "unsure": 2, "stay": 3}'
+    policy = {"exit_policy": "moving_average", "exit_numbers": numbers}
+    with cloud() as url:
+        async with edge(url, **policy) as first:
+            told = await broken_off(first, {}, 9)
+        assert await contexts(url) == 1
+        async with edge(url, **policy) as second:
+            answer = await asked(second, {})
+            await until_contexts(url, 0)
+            whole = await asked(second, {}, {})
+    assert ids_of(answer)[:9] == told
+    assert ids_of(answer) == ids_of(whole)
+    sources = [[token["source"] for token in each["details"]["tokens"]] for each in (answer, whole)]
+    assert sources[0] == sources[1]
+    assert {"cloud"} < set(sources[0])
 
 
 async def test_what_the_cloud_has_decided_is_not_computed_again() -> None:
