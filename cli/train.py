@@ -23,12 +23,15 @@ def train(
     minutes: Annotated[float, typer.Option(min=0, help="How long to train.")] = 60.0,
     seed: Annotated[int, typer.Option(help="Decides weights and order of the text.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on from where a run stopped.")] = False,
+    start: Annotated[Path | None, typer.Option(help="Checkpoint to train further.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<n>.")] = "cpu",
 ) -> None:
     """Train a small model with early exits from a folder of text."""
     from training import recipe  # torch: seconds that --help should not cost
+    from training.instructions import use_all_instructions
     from training.schedule import Budget
 
+    use_all_instructions()
     if not text.is_dir():
         raise CommandError(f"{text} is no folder of text")
     terminal = console(stderr=True)
@@ -49,6 +52,7 @@ def train(
                 budget=Budget(minutes=minutes),
                 seed=seed,
                 resume=resume,
+                start=start,
                 device=device,
                 report=show,
             )

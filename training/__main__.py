@@ -18,6 +18,7 @@ from training.agreement import make_agreement
 from training.card import write_card
 from training.evaluation import evaluate
 from training.guarantee import DELTA
+from training.instructions import use_all_instructions
 from training.progress import TrainingDisplay
 from training.schedule import Budget
 from training.tracing import drafters_beside, traces_of, write_checkpoint_traces
@@ -147,5 +148,11 @@ def evaluate_(folder: Checkpoint, held_out: HeldOut, *, device: Device = "cpu") 
     console.print(f"card: {write_card(folder)}")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run a command with all that the processor has."""
+    use_all_instructions()
     app()
+
+
+if __name__ == "__main__":
+    main()

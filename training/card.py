@@ -16,6 +16,11 @@ from training.sources import HELD_OUT, TRAINING
 _TEMPLATE = Path(__file__).with_name("card.md")
 _DRAFTERS = Path(__file__).with_name("card_drafters.md")
 _PROSE_COLUMNS = {"from", "licence"}
+_TIMED = (
+    "A budget in minutes buys as many steps as the machine makes in them, so the weights will"
+    " differ."
+)
+_FIXED = "Another machine rounds otherwise, so the weights will differ a little."
 
 
 def write_card(folder: Path) -> Path:
@@ -56,13 +61,29 @@ def _model_fields(training: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _run_fields(training: Mapping[str, Any]) -> dict[str, str]:
+    minutes, seed = f"{training['seconds'] / 60:.0f}", training["config"]["seed"]
+    # Runs that did not write down their budget had one in minutes.
+    budget = training.get("budget") or {"minutes": minutes}
+    start = training.get("started_from")
+    options = [f"--{unit} {size}" for unit, size in budget.items()]
     return {
+        "options": " ".join([*(["--start START"] if start else []), *options, f"--seed {seed}"]),
+        "repeatable": _FIXED if "tokens" in budget else _TIMED,
+        "before": _before(start) if start else "",
         "steps": f"{training['steps']:,}",
         "tokens": f"{training['tokens'] / 1e6:.1f}",
-        "minutes": f"{training['seconds'] / 60:.0f}",
+        "minutes": minutes,
         "device": training["device"],
-        "seed": str(training["config"]["seed"]),
+        "seed": str(seed),
     }
+
+
+def _before(start: Mapping[str, Any]) -> str:
+    return (
+        f", beginning (START) with the {start['name']} of fingerprint "
+        f"`{start['model_fingerprint'][:12]}`, trained on {start['tokens'] / 1e6:.1f} million"
+        " tokens before"
+    )
 
 
 def _exit_fields(calibration: Mapping[str, Any]) -> dict[str, str]:

@@ -79,9 +79,11 @@ def train(
     checkpoint = work / "runs" / f"{out.name}.pt"
     _run(trainer, checkpoint, resume=resume, report=report, workers=workers)
     if workers.leads:
-        provenance = _provenance(trainer, corpus, config, device)
-        if begun is not None:
-            provenance["started_from"] = begun.provenance()
+        provenance = {
+            **_provenance(trainer, corpus, config, device),
+            "budget": {"tokens": budget.tokens} if budget.tokens else {"minutes": budget.minutes},
+            "started_from": None if begun is None else begun.provenance(),
+        }
         export(model, tokenizer, out, training=provenance)
 
 

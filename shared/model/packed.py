@@ -22,7 +22,9 @@ from shared.model.packed_integers import Int4Linear, Int8Linear, biases, is_int4
 # On CPUs with AMX oneDNN multiplies up to 32 rows of bfloat16 by one kernel and more by another,
 # and some sums round otherwise. Held to the instructions before AMX it multiplies a row the same
 # way beside any others. It reads this once, before its first product.
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA"
+HELD_TO = "AVX512_CORE_BF16"
+os.environ.setdefault(INSTRUCTIONS, HELD_TO)
 
 _log = logging.getLogger(__name__)
 

@@ -34,11 +34,11 @@ def test_the_line_tells_losses_speed_and_time_left(terminal: bool) -> None:
     assert "25%" in out.getvalue()
 
 
-def test_without_a_terminal_there_is_a_line_every_hundred_steps() -> None:
+def test_without_a_terminal_there_is_a_line_every_ten_steps() -> None:
     out = io.StringIO()
     with TrainingDisplay(Console(file=out, width=160)) as display:
-        for step in range(1, 301):
-            display(_report(step, step / 400))
+        for step in range(1, 31):
+            display(_report(step, step / 40))
     assert len(out.getvalue().splitlines()) == 3
 
 
