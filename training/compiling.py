@@ -1,7 +1,7 @@
-"""The model's layers and its losses through torch's compiler: about twice the tokens per second.
+"""The model's layers and its losses through torch's compiler: a step reads memory less often.
 
-Every layer and every length of window is compiled once, in minutes; the results differ from the
-uncompiled ones by rounding. It knows the model's form, not what is trained.
+Every length of window is compiled once, in minutes; the results differ from the uncompiled ones by
+rounding. It knows the model's form, not what is trained.
 """
 
 import shutil
@@ -16,7 +16,7 @@ from training.model import EarlyExitLlama
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Layers are one piece of code to the compiler, which keeps a version for each and each length.
+# Layers are one piece of code to the compiler, which may keep a version for each and each length.
 _VERSIONS = 256
 
 

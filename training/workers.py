@@ -1,9 +1,9 @@
 """Several processes that train one model: each reads a part of every batch, gradients are averaged.
 
-On a machine of few cores two processes of one thread each lose less to whatever else runs there
-than two threads of one process, which wait for each other in every product. `torchrun
---nproc-per-node N -m training train ...` starts them; one process alone needs nothing of this. It
-knows neither the model's form nor its losses.
+Threads of one process wait for each other in every product, processes once a step: less is lost to
+whatever else wants the machine's cores. Processes find each other by torch's environment variables
+(RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); one alone needs nothing of this. It knows neither the
+model's form nor its losses.
 """
 
 import os
@@ -75,7 +75,7 @@ ALONE = Workers()
 
 
 def join_workers() -> Workers:
-    """Meet the other processes that torchrun started; alone where it did not start this one."""
+    """Meet the other processes that the environment names; alone where it names none."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return ALONE
