@@ -146,4 +146,4 @@ def test_settings_take_numbers_as_json() -> None:
     numbers = '{"thresholds": {"3": 0.5}, "stay": 4}'
     given = Settings(bundle=Path("b"), exit_policy="moving_average", exit_numbers=numbers)
     assert given.policy_numbers == {"thresholds": {"3": 0.5}, "stay": 4}
-    assert Settings(bundle=Path("b"), max_disagreement="").max_disagreement is None  # type: ignore[arg-type]
+    assert Settings(bundle=Path("b"), max_disagreement="").max_disagreement is None
