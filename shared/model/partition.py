@@ -97,24 +97,21 @@ def write_bundles(
     edge = Parts(LayerSpan(0, edge_depth, depth), embedding=True, head=False, exits=exits)
     cloud = Parts(LayerSpan(cloud_start, depth, depth), embedding=cloud_start == 0, head=True)
     found = _checked_fingerprint(opened, progress)
-    drafter = _checked_drafter(opened, found, split, edge_depth) if use_drafter else None
-    agreement = _checked_agreement(
-        opened, found, exits, None if drafter is None else (split, edge_depth)
-    )
+    beside = _checked(opened, found, (split, edge_depth), use_drafter=use_drafter)
     writer = _Writer(opened, found, protocol_version, progress)
     kinds = (_weights(edge_format), _weights(cloud_format))
     return (
-        writer.write(
-            out / "edge",
-            "edge",
-            edge,
-            kinds[0],
-            cut=(split, edge_depth),
-            drafter=drafter,
-            agreement=agreement,
-        ),
+        writer.write(out / "edge", "edge", edge, kinds[0], cut=(split, edge_depth), beside=beside),
         writer.write(out / "cloud", "cloud", cloud, kinds[1], cut=(None, None)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What lies beside a checkpoint for the edge of one cut."""
+
+    drafter: Drafter | None = None
+    agreement: Agreement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +131,10 @@ class _Writer:
         kind: Weights,
         *,
         cut: tuple[int | None, int | None],
-        drafter: Drafter | None = None,
-        agreement: Agreement | None = None,
+        beside: _Beside = _Beside(),
     ) -> Manifest:
         """Write one bundle; `cut` is (split, edge depth)."""
+        drafter = beside.drafter
         self._prepare(folder)
         sources = self.opened.sources(parts.exits, drafter)
         self._write_weights(folder, role, parts, kind, sources=sources)
@@ -157,8 +154,8 @@ class _Writer:
             shape=ModelShape.of(self.opened.source.config),
             drafter=None if drafter is None else drafter.acceptance,
         )
-        if agreement is not None:
-            agreement.write(folder / AGREEMENT)
+        if beside.agreement is not None:
+            beside.agreement.write(folder / AGREEMENT)
         manifest.write(folder)
         return manifest
 
@@ -221,16 +218,21 @@ def _checked_drafter(opened: Checkpoint, found: str, split: int, edge_depth: int
 
 
 def _checked_agreement(
-    opened: Checkpoint, found: str, exits: tuple[int, ...], cut: tuple[int, int] | None
+    opened: Checkpoint, found: str, cut: tuple[int, int], *, drafted: bool
 ) -> Agreement | None:
     """The calibration of exactly these exits; that of others is as good as none."""
-    path = opened.folder / file_of(cut)
+    path = opened.folder / file_of(cut if drafted else None)
     agreement = read_agreement(path)
     if agreement is None:
         return None
     if agreement.model_fingerprint != found:
         raise BadModel(f"{path} was measured on another model")
-    return agreement if agreement.layers == list(exits) else None
+    return agreement if agreement.layers == sorted({*cut}) else None
+
+
+def _checked(opened: Checkpoint, found: str, cut: tuple[int, int], *, use_drafter: bool) -> _Beside:
+    drafter = _checked_drafter(opened, found, *cut) if use_drafter else None
+    return _Beside(drafter, _checked_agreement(opened, found, cut, drafted=drafter is not None))
 
 
 def _weights(name: str) -> Weights:
