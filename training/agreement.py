@@ -14,14 +14,13 @@ import numpy as np
 from shared.exits.calibration import Agreement, ExitFit, Target, file_of
 from shared.exits.traces import Trace
 from training.calibration import Fit, expected_error, fit_logistic
-from training.guarantee import DELTA, Test, betting, certify, losses
+from training.guarantee import DELTA, Test, betting, certify
 from training.threshold_paths import kept_at, threshold_path, wrong_at
-from training.thresholds import Bools
-from training.trace_arrays import Counts, Numbers, Texts, as_arrays
+from training.trace_arrays import Numbers, Texts, as_arrays
 
 TARGETS = (0.005, 0.01, 0.02, 0.05, 0.1)
 # Fitting five numbers and an order needs fewer documents than certifying it.
-FITTING = 0.3
+FITTING = 0.25
 # Levels of disagreement at which thresholds are tested, as shares of the target.
 _LEVELS = np.linspace(0.02, 1.2, 60)
 _DECIMALS = 6
@@ -30,14 +29,17 @@ Cut = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Certified:
-    """Thresholds, by exit, and what they do to the documents that certified them: the share of
-    tokens sent to the cloud and of wrong ones.
+class Outcome:
+    """Thresholds, by exit, and what they do to some documents.
+
+    offloaded: the share of all tokens sent to the cloud. disagreement: the mean over documents of
+    the share of their tokens that is wrong; of_all_tokens: the share of all tokens together.
     """
 
     thresholds: tuple[float, ...]
     offloaded: float
     disagreement: float
+    of_all_tokens: float
 
 
 def make_agreement(
@@ -93,38 +95,33 @@ def certified_thresholds(
     *,
     delta: float = DELTA,
     test: Test = betting,
-) -> Certified:
+) -> Outcome:
     """The boldest thresholds that the testing documents certify, of an order that the fitting ones
     give; where not even the safest passes, thresholds of 1, which keep nothing.
 
-    scores: [E, N] in (0, 1) of texts, rising with sureness. The longest document is taken for as
-    long as any can be: continuations are cut at one length, and some reach it.
+    scores: [E, N] in (0, 1) of texts, rising with sureness.
     """
     levels = _LEVELS * target
     path = threshold_path(scores(fitting), fitting.agrees, levels)
     # Rounded before they are tested: what is certified is what is written.
     candidates = [tuple(min(1.0, round(t, _DECIMALS)) for t in thresholds) for thresholds in path]
     tested, agrees = scores(testing), testing.agrees
-    longest = int(max(fitting.lengths.max(), testing.lengths.max()))
-
-    def wrong(thresholds: tuple[float, ...]) -> Counts:
-        return testing.sums(wrong_at(agrees, kept_at(tested, thresholds)))
-
-    passed = certify(
-        (losses(wrong(each), testing.lengths, target, longest) for each in candidates),
-        target,
-        delta,
-        test,
-    )
+    wrong = (testing.shares(wrong_at(agrees, kept_at(tested, each))) for each in candidates)
+    passed = certify(wrong, target, delta, test)
     chosen = candidates[passed - 1] if passed else (1.0,) * len(testing.exits)
-    return outcome(chosen, tested, agrees)
+    return outcome(chosen, tested, testing)
 
 
-def outcome(thresholds: tuple[float, ...], scores: Numbers, agrees: Bools) -> Certified:
-    """What thresholds do to the places of scores and agreement [E, N]."""
+def outcome(thresholds: tuple[float, ...], scores: Numbers, texts: Texts) -> Outcome:
+    """What thresholds do to texts of these scores [E, N]."""
     kept = kept_at(scores, thresholds)
-    offloaded = float((kept == len(scores)).mean())
-    return Certified(thresholds, offloaded, float(wrong_at(agrees, kept).mean()))
+    wrong = wrong_at(texts.agrees, kept)
+    return Outcome(
+        thresholds,
+        offloaded=float((kept == len(scores)).mean()),
+        disagreement=float(texts.shares(wrong).mean()),
+        of_all_tokens=float(wrong.mean()),
+    )
 
 
 def _target(

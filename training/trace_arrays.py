@@ -45,13 +45,6 @@ class Texts:
         """[N]: the number of each place's document."""
         return np.repeat(np.arange(len(self.lengths)), self.lengths)
 
-    @property
-    def places(self) -> Counts:
-        """[N]: each place's number within its document."""
-        return np.arange(len(self.whole)) - np.repeat(
-            np.cumsum(self.lengths) - self.lengths, self.lengths
-        )
-
     def part(self, chosen: Sequence[int] | Counts) -> "Texts":
         """The chosen documents, in the order of their numbers."""
         numbers = np.unique(chosen)
@@ -71,10 +64,12 @@ class Texts:
         border = round(share * len(order))
         return self.part(order[:border]), self.part(order[border:])
 
-    def sums(self, places: Bools) -> Counts:
-        """[D] int64: how many of each document's places are marked in [N]."""
+    def shares(self, marked: Bools) -> Numbers:
+        """[D] float64: the share of each document's places that are marked in [N]."""
         starts = np.cumsum(self.lengths) - self.lengths
-        return np.add.reduceat(places.astype(np.int64), starts)
+        counts = np.add.reduceat(marked.astype(np.int64), starts)
+        shares: Numbers = counts / self.lengths
+        return shares
 
 
 def as_arrays(traces: Iterable[Trace]) -> Texts:

@@ -19,6 +19,7 @@ Progress = Callable[[int, int], None]
 Cut = tuple[int, int]
 # Prompts continued at a time: the engine writes on so many together.
 _GROUP = 32
+_RUN = 40
 # float32 holds no more; a line of text holds this much in half the room.
 _DECIMALS = 6
 
@@ -37,7 +38,8 @@ def trace_checkpoint(
 
     cuts: split and edge depth of drafters beside the checkpoint; None is the checkpoint's own
     exits. Every file of `held_out` that has prompts gives up to `prompts` of them (by default all
-    that fit), each continued by up to `tokens` tokens (at most half of what the model can read).
+    that fit), less those that quote an earlier one at length; each is continued by up to `tokens`
+    tokens (at most half of what the model can read). Documents are numbered as the prompts are.
     Raises FileNotFoundError when `held_out` has no prompts, BadModel when `folder` lacks exits or
     a drafter.
     """
@@ -47,10 +49,11 @@ def trace_checkpoint(
     tokens = min(tokens, writer.max_positions // 2)
     room = writer.max_positions - tokens
     most = -1 if prompts is None else prompts
-    sources = held_out_prompts(held_out, writer.ids, most=most, longest=room)
+    found = held_out_prompts(held_out, writer.ids, most=most, longest=room)
+    sources = {source: independent(texts) for source, texts in found.items()}
     done, total = 0, sum(map(len, sources.values()))
     for source, texts in sources.items():
-        numbered = iter(enumerate(texts))
+        numbered = iter(texts)
         while group := list(islice(numbered, _GROUP)):
             answers = writer.continuations([prompt for _, prompt in group], tokens)
             for (number, prompt), answer in zip(group, answers, strict=True):
@@ -106,6 +109,22 @@ def drafters_beside(folder: Path) -> list[Cut]:
     """The cuts that have a drafter beside the checkpoint, rising."""
     names = (path.stem.split("-") for path in folder.glob("drafter-*-*.json"))
     return sorted((int(split), int(depth)) for _, split, depth in names)
+
+
+def independent(prompts: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[int]]]:
+    """The prompts, by number, without those that share a run of 40 tokens with one before them.
+
+    Two questions about one passage are answered alike; documents are counted and split as if they
+    had nothing to do with each other.
+    """
+    seen: set[tuple[int, ...]] = set()
+    chosen = []
+    for number, ids in enumerate(prompts):
+        runs = {tuple(ids[place : place + _RUN]) for place in range(len(ids) - _RUN + 1)}
+        if seen.isdisjoint(runs):
+            chosen.append((number, ids))
+            seen |= runs
+    return chosen
 
 
 def traces_of(cut: Cut | None) -> str:

@@ -77,7 +77,7 @@ def test_targets_hold_on_documents_nobody_saw(tmp_path: Path) -> None:
         stored = [fit.logistic for fit in made.exits.values()]
         chances = chances_of([Fit(np.array(each.weights), each.bias) for each in stored], fresh)
         for target in made.targets:
-            found = outcome(tuple(target.thresholds.values()), chances, fresh.agrees)
+            found = outcome(tuple(target.thresholds.values()), chances, fresh)
             assert found.disagreement <= target.max_disagreement
             assert found.offloaded == pytest.approx(target.offloaded, abs=0.06)
 
@@ -89,7 +89,7 @@ def test_what_tests_is_not_what_chose() -> None:
     found = certified_thresholds(lambda texts: chances_of(fits, texts), easy, hard, 0.1)
     as_drawn = certified_thresholds(lambda texts: chances_of(fits, texts), easy, easy, 0.1)
     assert found.disagreement <= 0.1
-    assert outcome(as_drawn.thresholds, chances_of(fits, hard), hard.agrees).disagreement > 0.1
+    assert outcome(as_drawn.thresholds, chances_of(fits, hard), hard).disagreement > 0.1
 
 
 def test_too_little_text_certifies_nothing(tmp_path: Path) -> None:
@@ -121,4 +121,5 @@ def test_parts_are_whole_documents_and_each_is_in_one() -> None:
     assert tops == sorted(texts.signals[0, :, 0].tolist())
     chosen = texts.part([7])
     assert chosen.signals[1, :, 0].tolist() == list(made[7].exits[6].top)
-    assert chosen.sums(chosen.agrees[0])[0] == sum(t == 7 for t in made[7].exits[3].token)
+    right = sum(token == 7 for token in made[7].exits[3].token)
+    assert chosen.shares(chosen.agrees[0]).tolist() == [right / _PLACES]

@@ -16,10 +16,9 @@ from training.guarantee import (
     betting,
     certify,
     hoeffding_bentkus,
-    losses,
     predictable_betting,
 )
-from training.trace_arrays import Counts
+from training.trace_arrays import Numbers
 
 DELTA = 0.1
 LONGEST = 64
@@ -32,17 +31,14 @@ BOUNDS: dict[str, Test] = {
 TEXTS = ("alike", "uneven", "all at once")
 
 
-def _documents(
-    random: np.random.Generator, count: int, mean: float, text: str
-) -> tuple[Counts, Counts]:
-    """Wrong tokens and tokens; the expected wrong ones are `mean` of the expected tokens."""
+def _documents(random: np.random.Generator, count: int, mean: float, text: str) -> Numbers:
+    """The share of wrong tokens of each document; its expectation is `mean`."""
     tokens = random.integers(20, LONGEST + 1, count)
     if text == "alike":
-        return random.binomial(tokens, mean), tokens
+        return random.binomial(tokens, mean) / tokens
     if text == "uneven":
-        chance = mean * random.exponential(1.0, count)
-        return random.binomial(tokens, np.minimum(chance, 1)), tokens
-    return tokens * (random.random(count) < mean), tokens
+        return random.binomial(tokens, 2 * mean * random.random(count)) / tokens
+    return (random.random(count) < mean).astype(np.float64)
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -54,8 +50,8 @@ def test_what_is_not_so_is_certified_no_oftener_than_promised(
     random = np.random.default_rng(3)
     false = 0
     for _ in range(draws):
-        wrong, tokens = _documents(random, 200, target, text)
-        false += BOUNDS[bound](losses(wrong, tokens, target, LONGEST), target) <= DELTA
+        loss = _documents(random, 200, target, text)
+        false += BOUNDS[bound](loss, target) <= DELTA
     noise = 3 * math.sqrt(DELTA * (1 - DELTA) / draws)
     assert false / draws <= DELTA + noise
 
@@ -64,8 +60,7 @@ def test_what_is_so_is_certified_and_betting_sees_it_first() -> None:
     target, random = 0.05, np.random.default_rng(4)
     found = dict.fromkeys(BOUNDS, 0)
     for _ in range(50):
-        wrong, tokens = _documents(random, 400, 0.6 * target, "alike")
-        loss = losses(wrong, tokens, target, LONGEST)
+        loss = _documents(random, 400, 0.6 * target, "alike")
         for bound, test in BOUNDS.items():
             found[bound] += test(loss, target) <= DELTA
     assert found["betting"] > 45
@@ -85,17 +80,6 @@ def test_nothing_wrong_in_n_documents_certifies_no_less_than_the_least_there_is(
     assert BOUNDS[bound](np.full(200, 0.05), 0.05) == 1
 
 
-def test_losses_are_over_the_target_when_the_share_of_tokens_is() -> None:
-    tokens = np.array([10, 60, 64])
-    for wrong in ([0, 3, 3], [0, 3, 4], [1, 0, 5], [10, 60, 64], [0, 0, 0]):
-        found = losses(np.array(wrong), tokens, 0.05, 64)
-        assert found.min() >= 0
-        assert found.max() <= 1
-        assert (found.mean() > 0.05) == (sum(wrong) / 134 > 0.05)
-    with pytest.raises(ValueError, match="64 tokens where 60"):
-        losses(np.zeros(3, dtype=np.int64), tokens, 0.05, 60)
-
-
 def test_testing_ends_at_the_first_failure() -> None:
     good, bad = np.zeros(300), np.full(300, 0.2)
     assert certify([good, good, bad, good], 0.05, 0.05, betting) == 2
@@ -105,5 +89,5 @@ def test_testing_ends_at_the_first_failure() -> None:
 
 def test_the_order_of_documents_is_nothing_to_the_bet() -> None:
     random = np.random.default_rng(5)
-    loss = losses(*_documents(random, 300, 0.03, "uneven"), 0.05, LONGEST)
+    loss = _documents(random, 300, 0.03, "uneven")
     assert betting(loss, 0.05) == pytest.approx(betting(random.permutation(loss), 0.05))

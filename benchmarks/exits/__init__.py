@@ -1,0 +1,1 @@
+"""What exits are worth on documents nobody fitted anything on: targets, chances, policies."""
