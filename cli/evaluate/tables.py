@@ -175,7 +175,7 @@ def _modes(findings: Findings) -> list[str]:
         ],
     )
     near = markdown(
-        ("setting", "agreement", "identical", "ROUGE-L, full", "reference"),
+        ("setting", "agreement", "identical", "ROUGE-L full", "reference"),
         [_nearness(row) for row in findings.rows],
     )
     return [
