@@ -48,10 +48,12 @@ class Assessment:
 
     held_out: of references and texts. on_held_out: thresholds on the same tokens; on_answers: on
     the whole model's greedy answers. passed_over: prompts that were empty or too long. trust: of a
-    calibration, on the answers or, without prompts, on what was held out.
+    calibration, on the answers or, without prompts, on what was held out. new_tokens: the most an
+    answer could have.
     """
 
     documents: int
+    new_tokens: int
     passed_over: int
     held_out: Score | None
     on_held_out: Swept | None
@@ -101,6 +103,7 @@ def assess(
     tested = on_held_out if on_answers is None else on_answers
     return Assessment(
         documents=len(documents),
+        new_tokens=new_tokens,
         passed_over=sum(document.prompt is not None for document in documents) - len(prompts),
         held_out=None if passages is None else score(reader, passages),
         on_held_out=None if on_held_out is None else _sweep(reader, on_held_out),

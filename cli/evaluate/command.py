@@ -95,9 +95,7 @@ def evaluate(
             folder = Path(name)
             make_bundles(model, folder, split=split, edge_depth=edge_depth, drafter=drafter)
             with _shown() as told:
-                asked = ask_services(
-                    model, folder, settings, findings.assessment, told, tokens=max_new_tokens
-                )
+                asked = ask_services(model, folder, settings, findings.assessment, told)
             findings = replace(findings, rows=asked)
     _show(findings, out=out, json_file=json_file, plots=plots, traces=traces)
 

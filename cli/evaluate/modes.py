@@ -73,12 +73,8 @@ def ask_services(
     settings: Sequence[Setting],
     found: "Assessment",
     told: Told,
-    *,
-    tokens: int,
 ) -> list[Row]:
     """Start a pair of services on `bundles`, and ask every prompt in every setting.
-
-    tokens: asked for at most, an end included.
 
     Raises:
         CommandError: a service does not come up, or does not answer.
@@ -94,12 +90,17 @@ def ask_services(
         told("starting the services", 1, 2)
         wait_ready(edge, plan.edge_url, seconds=READY_SECONDS, cloud="reachable")
         told("starting the services", 2, 2)
-        asker = Asker(client, judge, found.prompts, found.answers, tokens=tokens)
+        asker = Asker(client, judge, found.prompts, found.answers, tokens=found.new_tokens)
         return [asker.row(setting, told) for setting in settings]
 
 
 class Asker:
-    """Asks a running edge every prompt in one setting after the other."""
+    """Asks a running edge every prompt in one setting after the other.
+
+    Args:
+        whole: the full model's own answer to each prompt.
+        tokens: asked for at most, an end included.
+    """
 
     def __init__(
         self,

@@ -149,6 +149,7 @@ def _findings(*, tokens: int = 400) -> Findings:
     answer = Answer(ids=[0] * tokens, text="", reading=reading)
     assessment = Assessment(
         documents=1234,
+        new_tokens=64,
         passed_over=12,
         held_out=Score(
             tokens=123_456,

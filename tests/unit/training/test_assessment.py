@@ -131,3 +131,20 @@ def test_a_calibration_is_held_against_the_answers(trained: Path) -> None:
         assessed(
             reader, ROWS, Agreement("any", {n: ExitFit(logistic, 1, 0, 0) for n in (3, 6)}, ())
         )
+
+
+def test_prompt_and_answer_stay_within_what_the_model_can_read(trained: Path) -> None:
+    reader = Reader(trained)
+    room = reader.max_positions
+    prompt = TEXTS[0][:30]
+    length = len(reader.ids(prompt))
+    for tokens, asked in ((room - length, 1), (room - length + 1, 0), (room + 5, 0)):
+        found = assess(
+            reader,
+            [Document(line=1, prompt=prompt)],
+            agreement=None,
+            progress=lambda *_: None,
+            **{**SIZES, "new_tokens": tokens},
+        )
+        assert found.new_tokens == min(tokens, room - 1)
+        assert (len(found.prompts), found.passed_over) == (asked, 1 - asked)
