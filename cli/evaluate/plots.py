@@ -58,7 +58,7 @@ def _thresholds(findings: Findings, swept: "Swept") -> "Figure":
         at = [point.thresholds[0] for point in curve.points]
         shares = [100 * point.kept for point in curve.points]
         mistakes = [100 * point.disagreement for point in curve.points]
-        kept.plot(at, shares, label=f"{curve_name(curve)} at one threshold", **look)
+        kept.plot(at, shares, label=curve_name(curve) + " at one threshold" * several, **look)
         wrong.plot(at, mistakes, **look)
         against.plot(shares, mistakes, **look)
     own = swept.own_thresholds
@@ -78,11 +78,11 @@ def _thresholds(findings: Findings, swept: "Swept") -> "Figure":
     _axes(wrong, "Kept and not the full model's choice", "threshold on the top probability",
           "of all tokens, %")  # fmt: skip
     _axes(against, "What keeping costs", "tokens kept, %", "kept and wrong, % of all tokens")
-    for panel, right in ((kept, 1.0), (wrong, 1.0), (against, 100.0)):
+    for panel, right in ((kept, 1.0), (wrong, 1.0), (against, 101.0)):
         panel.set_xlim(0, right)
         panel.set_ylim(bottom=0)
     kept.set_ylim(0, 100)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(loc="outside lower center", ncols=6, frameon=False)
     own_text = findings.assessment.on_answers is not None
     on = "the full model's own answers" if own_text else "the file's text"
     figure.suptitle(f"{findings.file} on {findings.model}: {swept.tokens:,} tokens of {on}")
@@ -107,7 +107,8 @@ def _reliability(findings: Findings, trust: "Trust") -> "Figure":
                 color=colour, marker=marker, label=f"{label} (error {error:.3f})",
             )  # fmt: skip
         _axes(panel, f"exit {found.layer}", "chance stated", "share that is the end's choice")
-        panel.set_xlim(0, 1)
+        # Most of a model's chances lie near 1: markers there are not cut in half.
+        panel.set_xlim(0, 1.02)
         panel.set_ylim(0, 1.02)
         panel.set_aspect("equal")
         panel.legend(loc="lower right", fontsize=9)
