@@ -82,6 +82,7 @@ def train(
         provenance = {
             **_provenance(trainer, corpus, config, device),
             "budget": {"tokens": budget.tokens} if budget.tokens else {"minutes": budget.minutes},
+            "processes": workers.count,
             "started_from": None if begun is None else begun.provenance(),
         }
         export(model, tokenizer, out, training=provenance)

@@ -90,7 +90,7 @@ def test_what_a_run_began_with_is_written_down(
         "tokens": first["tokens"],
     }
     assert third["started_from"]["tokens"] == first["tokens"] + second["tokens"]
-    assert second["budget"] == {"tokens": BUDGET.tokens}
+    assert (second["budget"], second["processes"]) == ({"tokens": BUDGET.tokens}, 1)
     assert losses[0][4] < 4 < np.log(300)  # not as much as weights at random lose
     assert (folder / "tokenizer.json").read_bytes() == (trained / "tokenizer.json").read_bytes()
     evaluate(folder, held_out)
