@@ -23,7 +23,7 @@ from shared.model.network import TranslatorShape
 from tests.unit.training.conftest import documents, write_rows
 from tests.unit.training.test_translators import PACE, digests
 from training import exit_learning, places
-from training.documents import HELD_OUT
+from training.exit_text import HELD_OUT
 from training.exit_learning import ExitPlan, learn_exits
 from training.own_text import write_own
 
