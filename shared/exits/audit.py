@@ -106,7 +106,7 @@ class _Sums:
         trust = self.events / (self.events + _BELIEVED)
         effect = max(1.0, trust * self._effect(clusters) + (1 - trust) * assumed)
         few = (NORMAL / student_quantile(max(clusters - 1, _LEAST_FREEDOM))) ** 2
-        return alike / effect * few**trust
+        return float(alike / effect * few**trust)
 
     def _effect(self, clusters: float) -> float:
         rate = self.rate
