@@ -17,6 +17,7 @@ def fleet() -> Dashboard:
         (
             ("Tokens", _tokens()),
             ("The way to the cloud", _link()),
+            ("What exits keep", _quality()),
             ("The edges themselves", _engines()),
         ),
         variables=[("edge", 'up{job="edge"}')],
@@ -123,6 +124,50 @@ def _link() -> list[PanelBuilder]:
             _sum("tandem_degraded_requests_total"),
             unit="reqps",
             description="Requests that went on without the cloud they should have had.",
+        ),
+    ]
+
+
+def _quality() -> list[PanelBuilder]:
+    return [
+        lines(
+            "Tokens unlike the full model's",
+            Query(f"max by (edge, bound) (tandem_disagreement{{{EDGE}}})", "{{edge}}: {{bound}}"),
+            Query(f"max by (edge) (tandem_disagreement_target{{{EDGE}}}) > 0", "{{edge}}: target"),
+            unit="percentunit",
+            description="The edge's estimate of the share of tokens that are not the full model's "
+            "choice, the bounds that hold the true one in 95 of 100 cases, and the target.",
+        ),
+        lines(
+            "Thresholds in force",
+            Query(
+                f"max by (edge, exit) (tandem_exit_threshold{{{EDGE}}})", "{{edge}}: exit {{exit}}"
+            ),
+            unit="none",
+            description="What an exit must be over to keep a token of a request that says nothing; "
+            "they move where a target is held.",
+            most=1,
+        ),
+        lines(
+            "Kept tokens and who looked at them",
+            _sum("tandem_judged_tokens_total", "{{edge}}: judged by the way"),
+            _sum("tandem_tail_tokens_total", "{{edge}}: after the last offload"),
+            _sum("tandem_audited_tokens_total", "{{edge}}: of these audited"),
+            unit="ops",
+            description="Kept tokens the cloud judged before a token it was asked for, those after "
+            "the last one, and those of them that an audit had judged.",
+        ),
+        lines(
+            "Audits by outcome",
+            _sum("tandem_audits_total", "{{edge}}: {{outcome}}", "edge, outcome"),
+            unit="ops",
+            description="Requests chosen for an audit: judged, dropped for others, late or failed.",
+        ),
+        lines(
+            "Bytes of audits",
+            _sum("tandem_audit_bytes_total"),
+            unit="Bps",
+            description="Bodies of messages of audits, both ways; in no request's account.",
         ),
     ]
 

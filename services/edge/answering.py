@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from services.edge.answer import Answer
+from services.edge.audit import Auditor
 from services.edge.chain import Chain
 from services.edge.chances import RANKS, Chances
 from services.edge.cloud_side import CloudSide
@@ -30,12 +31,18 @@ from services.edge.state import EdgeState
 from services.edge.text import TextCodec
 from services.edge.uplink import Uplink
 from services.edge.verified import Verified
-from services.edge.wishes import on_the_wire, require_fitting, require_length, sampling_of
+from services.edge.wishes import (
+    on_the_wire,
+    require_cloud,
+    require_fitting,
+    require_length,
+    sampling_of,
+)
 from shared.access import Caller
 from shared.access.limiter import Admission
 from shared.decoding.sampling import SAMPLER_VERSION, SamplingParameters
 from shared.decoding.sequence import Sequence
-from shared.errors import CloudLost, Forbidden, Invalid, Overloaded, TandemError, Unfit
+from shared.errors import Forbidden, Invalid, Overloaded, TandemError
 from shared.protocol.messages import Codec, Opening, Sampling
 from shared.runtime.model_thread import ModelThread
 from shared.runtime.work import Claim
@@ -64,7 +71,7 @@ class Identity:
 @dataclass(slots=True)
 class Answering:
     """Turns requests into answers. `chances` are what verified sessions learn from and draw on;
-    `exits` say which policy decides where nothing is verified.
+    `exits` say which policy decides where nothing is verified, and `auditor` what came of it.
     """
 
     text: TextCodec
@@ -78,6 +85,7 @@ class Answering:
     controller: Controller
     chances: Mapping[Kind, Mapping[int, Chances]]
     exits: ExitRules
+    auditor: Auditor
 
     @property
     def modes(self) -> tuple[Mode, ...]:
@@ -150,7 +158,7 @@ class Answering:
         began: float,
     ) -> Answer:
         parameters = request.parameters
-        rules = self._rules(parameters)
+        rules = self._rules(parameters, conversation)
         seed = parameters.seed
         if seed is None:
             seed = conversation.seed(ids) if conversation else secrets.randbits(63)
@@ -173,6 +181,7 @@ class Answering:
             thread=self.thread,
             uplink=uplink,
             verified=self._verified(rules, uplink, state, sampling, seed),
+            auditing=self.auditor.watch(uplink, rules),
             ends_in=decoder.stops_in,
         )
         return Answer(
@@ -186,7 +195,7 @@ class Answering:
             began=began,
         )
 
-    def _rules(self, parameters: Parameters) -> Rules:
+    def _rules(self, parameters: Parameters, conversation: Conversation | None) -> Rules:
         mode = parameters.mode or self.defaults.mode
         if mode not in self.modes:
             raise Invalid(
@@ -194,30 +203,20 @@ class Answering:
                 field="parameters.mode",
             )
         require_fitting(parameters, mode)
+        wishes = parameters.model_dump(include={"threshold", "max_disagreement"})
+        # A text that may be taken up again must come out the same.
+        exits = self.exits if conversation is None else self.exits.unmoved
         rules = Rules(
             mode=mode,
-            policy=self.exits.policy(
-                threshold=parameters.threshold, max_disagreement=parameters.max_disagreement
-            ),
+            policy=exits.policy(**wishes),
+            target=exits.wanted(**wishes) if conversation is None else None,
             on_cloud_loss=parameters.on_cloud_loss or default_on_cloud_loss(mode),
             most_held=MOST_HELD if parameters.repair else 0,
             chances=self.exits.chances,
         )
-        self._require_cloud(rules)
+        if self.cloud is not None:
+            require_cloud(rules, self.cloud.link)
         return rules
-
-    def _require_cloud(self, rules: Rules) -> None:
-        if rules.mode == "standalone" or self.cloud is None:
-            return
-        link = self.cloud.link
-        if link.unfit is not None and (link.misfit or rules.on_cloud_loss == "error"):
-            raise Unfit(link.unfit)
-        if not link.usable and rules.on_cloud_loss == "error":
-            raise CloudLost(
-                f"mode {rules.mode} needs the cloud, which is lost ({link.last_failure})",
-                reason="link",
-                retry_after=max(1.0, link.seconds_to_retry),
-            )
 
     def _opening(
         self,

@@ -5,11 +5,12 @@ as `thresholds_of`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
 
 from shared.errors import BadModel, Invalid
 from shared.exits.calibration import FILE, Agreement, Logistic, Target, read_agreement
+from shared.exits.path import Path, Point
 from shared.exits.policies import build
 from shared.exits.policy import Policy
 
@@ -43,6 +44,48 @@ class ExitRules:
         fits = self.agreement.exits if self.agreement is not None else {}
         return {layer: fit.logistic for layer, fit in fits.items()}
 
+    @property
+    def in_force(self) -> Mapping[int, float]:
+        """The thresholds, by layer, of requests that say nothing; empty where their policy has none
+        for each exit.
+        """
+        policy = self.policy(threshold=None, max_disagreement=None)
+        thresholds: Mapping[int, float] = getattr(policy, "thresholds", {})
+        return thresholds
+
+    def hold(self, level: Callable[[float], float]) -> None:
+        """Go by the thresholds of the level that holds a target on this traffic, in place of those
+        it was given when it was calibrated.
+        """
+        targets = self.agreement.targets if self.agreement is not None else ()
+        points = [
+            Point(t.max_disagreement, t.thresholds) for t in targets if t.max_disagreement < 1
+        ]
+        if not points:
+            return
+        path = Path(points)
+
+        def held(target: Target) -> Mapping[int, float]:
+            # What is below or beyond all that was calibrated keeps nothing, or everything.
+            if not points[0].level <= target.max_disagreement < 1:
+                return target.thresholds
+            return path.at(level(target.max_disagreement))
+
+        self.thresholds_of = held
+
+    def wanted(self, *, threshold: float | None, max_disagreement: float | None) -> float | None:
+        """The calibrated target a request with these wishes is served for, if it is for one."""
+        wanted = self.max_disagreement if max_disagreement is None else max_disagreement
+        if threshold is not None or wanted is None:
+            return None
+        target = self.target(wanted)
+        return target.max_disagreement if target.offloaded < 1 else None
+
+    @property
+    def unmoved(self) -> "ExitRules":
+        """The same rules without what holds targets: the same thresholds at all times."""
+        return replace(self, thresholds_of=as_chosen)
+
     def policy(self, *, threshold: float | None, max_disagreement: float | None) -> Policy:
         """The policy for a request with these wishes.
 
@@ -70,7 +113,7 @@ class ExitRules:
 
 
 def exit_rules(
-    bundle: Path,
+    bundle: FilePath,
     fingerprint: str,
     thresholds: Mapping[int, float],
     *,

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from functools import partial
 
+from services.edge.audit import Auditing
 from services.edge.engine import (
     EdgeResult,
     EdgeWork,
@@ -47,7 +48,7 @@ class Token:
 @dataclass(slots=True)
 class Generation:
     """One request being answered. `uplink` is absent in `standalone`; `verified` makes the text of
-    that mode.
+    that mode; `auditing` counts a text whose disagreement is to be known.
 
     `degraded` turns true with the first token an edge exit had to stand in for; `edge_seconds` adds
     up its share of the steps; `repaired` counts kept tokens the cloud has replaced.
@@ -64,6 +65,7 @@ class Generation:
     thread: ModelThread[EdgeWork, EdgeResult]
     uplink: Uplink | None
     verified: Verified | None = None
+    auditing: Auditing | None = None
     ends_in: Callable[[Tokens[int]], bool] = lambda _: False
     degraded: bool = False
     edge_seconds: float = 0.0
@@ -212,6 +214,8 @@ class Generation:
     def _append(self, token: Token) -> None:
         self._unrun.append(token.id)
         self.sequence.append(token.id)
+        if self.auditing is not None:
+            self.auditing.add(token.id, token.source)
         # Before the user can know: whoever asks again at once is alone then.
         self.state.claim.live = not self.sequence.finished
 

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from services.edge.admission import Admitted
 from services.edge.answering import Answering, Defaults, Identity
+from services.edge.audit import Auditor
 from services.edge.chances import Chances, untuned_chances
 from services.edge.connecting import connect, connected
 from services.edge.controller import Controller, Measured
@@ -53,17 +54,15 @@ def create_app(
     network in tests.
     """
     lifecycle = lifecycle or Lifecycle(grace_seconds=settings.grace_seconds)
-    manifest = model.manifest
-    if manifest is None or manifest.role != "edge" or manifest.split is None:
-        raise BadModel("the edge serves an edge bundle; make one with `tandem partition`")
-    manifest.require_protocol(PROTOCOL_VERSION)
+    manifest, split = _manifest_of(model)
     doorkeeper = open_door(settings, usual={"generate", "metrics"}, prefix="TANDEM_EDGE_")
     registry = CollectorRegistry()
     metrics = EdgeMetrics(registry)
     model.kv_budget_bytes = settings.kv_bytes
-    engine = EdgeEngine(model, manifest.split, max_rows=settings.max_step_rows)
+    engine = EdgeEngine(model, split, max_rows=settings.max_step_rows)
     thread = _thread(engine, settings, metrics)
     cloud = connect(settings, cloud_transport)
+    exits = _exit_rules(settings, model, manifest)
     answering = Answering(
         text=TextCodec(settings.bundle),
         engine=engine,
@@ -74,8 +73,9 @@ def create_app(
         metrics=metrics,
         load=_load(settings, model, lifecycle),
         controller=_controller(settings, manifest),
-        chances={kind: _chances(model, manifest.split, kind) for kind in ("greedy", "sampled")},
-        exits=_exit_rules(settings, model, manifest),
+        chances={kind: _chances(model, split, kind) for kind in ("greedy", "sampled")},
+        exits=exits,
+        auditor=_auditor(settings, exits, lifecycle, metrics),
     )
     tracer = _tracer(settings, metrics)
     link = cloud.side.link if cloud else None
@@ -132,6 +132,15 @@ def main() -> None:
     serving.run(settings, partial(create_app, settings))
 
 
+def _manifest_of(model: SpanModel) -> tuple[Manifest, int]:
+    """What an edge bundle says of itself, and its split."""
+    manifest = model.manifest
+    if manifest is None or manifest.role != "edge" or manifest.split is None:
+        raise BadModel("the edge serves an edge bundle; make one with `tandem partition`")
+    manifest.require_protocol(PROTOCOL_VERSION)
+    return manifest, manifest.split
+
+
 def _load(settings: Settings, model: SpanModel, lifecycle: Lifecycle) -> Load:
     tokens = settings.max_tokens or settings.kv_bytes // model.kv_token_bytes
     return Load(settings.max_requests, lifecycle, tokens)
@@ -165,6 +174,20 @@ def _exit_rules(settings: Settings, model: SpanModel, manifest: Manifest) -> Exi
         numbers=settings.policy_numbers,
         max_disagreement=settings.max_disagreement,
     )
+
+
+def _auditor(
+    settings: Settings, exits: ExitRules, lifecycle: Lifecycle, metrics: EdgeMetrics
+) -> Auditor:
+    """What knows how often kept tokens are not the full model's. Where it looks, targets are held
+    by what it sees.
+    """
+    auditor = Auditor(settings.audit_share, lifecycle, metrics)
+    if settings.audit_share:
+        exits.hold(auditor.controller.level)
+    metrics.target.set(settings.max_disagreement or 0.0)
+    metrics.show_quality(auditor.bound, lambda: exits.in_force)
+    return auditor
 
 
 def _tracer(settings: Settings, metrics: EdgeMetrics) -> tracing.Tracer | None:

@@ -47,13 +47,15 @@ class Rules:
     calibrations by layer, as far as there are any.
 
     Up to `most_held` kept tokens wait for the cloud's judgement before they are given out (0: none
-    waits, and none is ever replaced).
+    waits, and none is ever replaced). `target` is the share of tokens unlike the full model's the
+    policy was chosen for, if it was.
     """
 
     mode: Mode
     policy: Policy
     on_cloud_loss: OnCloudLoss
     most_held: int = 0
+    target: float | None = None
     chances: Mapping[int, Logistic] = field(default_factory=dict)
 
     def chance(self, layer: int, signals: Signals) -> float | None:

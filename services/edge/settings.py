@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     # Its numbers, as JSON, such as `{"exits": 2}` of `patience`; empty takes the thresholds of the
     # bundle, which only `per_exit` can.
     exit_numbers: str = ""
+    # Probability with which the cloud judges, when a text is finished, its kept tokens that nobody
+    # has looked at; 0 judges none, and holds no target by what is seen.
+    audit_share: float = Field(default=0.02, ge=0, le=1)
     # Drafts an edge step may run side by side (mode `verified`): 1 drafts a chain, more a tree.
     draft_width: int = Field(default=8, ge=1, le=64)
     # Least chance to be right a draft must have to be run.

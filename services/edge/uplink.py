@@ -8,7 +8,7 @@ sent yet, and the cloud puts blocks in order.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence, Set
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence, Set
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Self
@@ -31,11 +31,9 @@ RESENDS = 3  # times a cloud may ask for earlier nodes within one need
 
 @dataclass(slots=True)
 class Uplink:
-    """Used as an async context manager; leaving it ends the session on the cloud, in the
-    background.
+    """An async context manager; leaving it ends the session on the cloud, in the background.
 
     Args:
-        route: which replicas it may be at.
         resumable: the session can be taken up again, so unless `finished` it is not ended.
     """
 
@@ -49,6 +47,7 @@ class Uplink:
     spent: Spent = field(default_factory=Spent)
     resumable: bool = False
     finished: bool = False
+    closing: Callable[[], Awaitable[None]] | None = None  # awaited when the text is finished
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _uploader: "asyncio.Task[None] | None" = None
     _leaving: bool = False
@@ -273,6 +272,8 @@ class Uplink:
         that where the text is not finished, so that the cloud drops what nobody wants."""
         told = set() if self.finished else await self._say_goodbyes(set())
         await self._land()
+        if self.finished and self.closing is not None:
+            await self.closing()
         await self._say_goodbyes(told)
 
     async def _land(self) -> None:

@@ -1,9 +1,10 @@
 """A request's parameters as the parts below take them."""
 
-from services.edge.policy import Mode
+from services.edge.link import Link
+from services.edge.policy import Mode, Rules
 from services.edge.schemas import GenerateRequest, Parameters
 from shared.decoding.sampling import SamplingParameters
-from shared.errors import Invalid
+from shared.errors import CloudLost, Invalid, Unfit
 from shared.protocol.messages import Sampling
 
 
@@ -24,6 +25,24 @@ def require_fitting(parameters: Parameters, mode: Mode) -> None:
                 f"parameters.{name} is {value} and the mode is {mode}; allowed: mode {of}",
                 field=f"parameters.{name}",
             )
+
+
+def require_cloud(rules: Rules, link: Link) -> None:
+    """Refuse what needs a cloud that is lost, or that does not fit.
+
+    Raises:
+        CloudLost, Unfit: it does.
+    """
+    if rules.mode == "standalone":
+        return
+    if link.unfit is not None and (link.misfit or rules.on_cloud_loss == "error"):
+        raise Unfit(link.unfit)
+    if not link.usable and rules.on_cloud_loss == "error":
+        raise CloudLost(
+            f"mode {rules.mode} needs the cloud, which is lost ({link.last_failure})",
+            reason="link",
+            retry_after=max(1.0, link.seconds_to_retry),
+        )
 
 
 def sampling_of(parameters: Parameters, eos_ids: tuple[int, ...]) -> SamplingParameters:

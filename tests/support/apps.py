@@ -51,11 +51,13 @@ def edge_app(
     model: SpanModel | None = None,
     **settings: Any,
 ) -> FastAPI:
-    """An edge whose cloud is an application or the URL of one ("": none)."""
+    """An edge whose cloud is an application or the URL of one ("": none); it audits nothing unless
+    told to, so that the same requests cost the same.
+    """
     folder = bundle or bundles().edge
     url = cloud if isinstance(cloud, str) else "http://cloud"
     return edge_main.create_app(
-        EdgeSettings(bundle=folder, threads=1, cloud_url=url, **settings),
+        EdgeSettings(bundle=folder, threads=1, cloud_url=url, **{"audit_share": 0.0, **settings}),
         model or loaded(folder),
         cloud_transport=None if isinstance(cloud, str) else httpx.ASGITransport(cloud),
     )

@@ -1,0 +1,201 @@
+"""Knowing in service how often kept tokens are not the full model's.
+
+Kept tokens before an offload the cloud judges by the way. Of requests that a draw has chosen before
+they ran, the rest is judged too: when the text is finished, one more block asks for the token at
+its last place, and the pass that chooses it judges all that were kept before. Nobody waits for
+that, and it gives way to everything: there is one at a time, none while the cloud has others
+waiting or this edge is about to end, and it is not tried twice. What it costs is no part of the
+request's account. What was learnt goes into the estimate, and to the controller of the target the
+request was served for. See decisions/0017.
+"""
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from services.edge.cloud_client import Traffic
+from services.edge.policy import Rules
+from services.edge.uplink import Uplink
+from shared.errors import CloudLost, TandemError
+from shared.exits.audit import Audit, Audited
+from shared.exits.controller import Controller
+from shared.protocol.messages import Report, Want
+from shared.runtime.lifecycle import Lifecycle
+
+# What the cloud may take for a judgement, its waiting included.
+LONGEST_SECONDS = 5.0
+# Works that waited in the cloud at its last report, from which on it has better to do.
+MOST_QUEUED = 4
+
+
+class Observer(Protocol):
+    """Told what audits do, for metrics."""
+
+    def audited(self, outcome: str, count: int) -> None:
+        """A chosen request's tail was `judged`, or why not: `dropped`, `late`, `failed`; the bytes
+        that took.
+        """
+
+    def ended(self, request: Audited) -> None:
+        """A request was taken into the estimate."""
+
+
+@dataclass(slots=True)
+class Auditor:
+    """Keeps the estimate of an edge.
+
+    Args:
+        share: probability with which a request is chosen.
+        controller: holds targets of requests that have one.
+        draw: a number in [0, 1), uniform, of which the requests know nothing.
+    """
+
+    share: float
+    lifecycle: Lifecycle
+    observer: Observer
+    controller: Controller = field(default_factory=Controller)
+    estimate: Audit = field(default_factory=Audit)
+    draw: Callable[[], float] = field(default_factory=lambda: random.SystemRandom().random)
+    _busy: bool = False
+
+    def watch(self, uplink: Uplink | None, rules: Rules) -> "Auditing | None":
+        """Count a request that is about to run, and decide whether it is chosen. None of a mode
+        that keeps nothing; nor an emergency, whose audit would overtake others too; nor one whose
+        kept tokens are repaired.
+        """
+        if uplink is None or rules.mode != "collaborative" or rules.most_held:
+            return None
+        if uplink.chain.opening.priority == "emergency":
+            return None
+        auditing = Auditing(self, uplink, chosen=self.draw() < self.share, target=rules.target)
+        uplink.closing = auditing.end
+        return auditing
+
+    def take(self, request: Audited, target: float | None) -> None:
+        """Take in a request that has ended."""
+        self.estimate.take(request)
+        if target is not None:
+            self.controller.take(request, target)
+        self.observer.ended(request)
+
+    def bound(self, name: str) -> float:
+        """`value`, `low` or `high` of the estimate; not a number before there is one."""
+        estimate = self.estimate.estimate()
+        return math.nan if estimate is None else float(getattr(estimate, name))
+
+    async def judge(self, auditing: "Auditing") -> int | None:
+        """Have a finished text's tail judged; return how many of its tokens are wrong, or None."""
+        if self._busy or self.lifecycle.draining or auditing.in_the_way:
+            self.observer.audited("dropped", 0)
+            return None
+        self._busy, outcome, traffic = True, "failed", Traffic()
+        try:
+            async with asyncio.timeout(min(LONGEST_SECONDS, self.lifecycle.seconds_left)):
+                wrong = await auditing.ask(traffic)
+            outcome = "judged"
+        except TimeoutError:
+            outcome = "late"
+            return None
+        except TandemError:
+            # Told by its outcome: the link is judged by requests somebody waits for.
+            return None
+        else:
+            return wrong
+        finally:
+            self._busy = False
+            self.observer.audited(outcome, traffic.bytes_up + traffic.bytes_down)
+
+
+@dataclass(slots=True)
+class Auditing:
+    """One request as the audit sees it.
+
+    Attributes:
+        judged: kept tokens before the last one that the cloud chose.
+        tail: those after it.
+        counts: the text is what the exits and the cloud made of it, nothing stood in for either.
+    """
+
+    auditor: Auditor
+    uplink: Uplink
+    chosen: bool
+    target: float | None
+    tokens: int = 0
+    judged: int = 0
+    tail: int = 0
+    last: int = -1
+    counts: bool = True
+
+    def add(self, token: int, source: str) -> None:
+        """Count a token of the text."""
+        self.tokens += 1
+        self.last = token
+        if source == "cloud":
+            self.judged, self.tail = self.judged + self.tail, 0
+        elif source == "fallback":
+            self.counts = False
+        else:
+            self.tail += 1
+
+    async def end(self) -> None:
+        """Take the finished text in, its tail judged if it was chosen."""
+        spent = self.uplink.spent
+        # Of a session that a replica lost on the way, not everything told may be of this text.
+        if not self.counts or spent.judged != self.judged:
+            return
+        wrong: int | None = None
+        if self.chosen:
+            wrong = await self.auditor.judge(self) if self.tail else 0
+        request = Audited(
+            tokens=self.tokens,
+            judged=self.judged,
+            wrong=spent.disagreed,
+            tail=self.tail,
+            tail_wrong=wrong,
+            share=self.auditor.share or 1.0,
+        )
+        self.auditor.take(request, self.target)
+
+    @property
+    def in_the_way(self) -> bool:
+        """Whether the cloud is lost or has better to do."""
+        uplink = self.uplink
+        pressed = uplink.spent.queued >= MOST_QUEUED or uplink.route.better_elsewhere
+        return pressed or not uplink.link.usable
+
+    async def ask(self, traffic: Traffic) -> int:
+        """Return how many of the tail's tokens the full model would have chosen otherwise.
+
+        Raises:
+            CloudLost: there is no answer, or one that does not fit the text.
+        """
+        chain = self.uplink.chain
+        report = await self._post(traffic)
+        if report.need_from is not None:
+            chain.unsend(report.need_from)
+            report = await self._post(traffic)
+        chosen = chain.next_tokens(report)
+        before = report.disagreed - self.uplink.spent.disagreed
+        if not chosen or report.judged != self.judged + self.tail - 1 or before < 0:
+            raise CloudLost("the cloud did not judge the text asked for", reason="malformed")
+        return before + (chosen[0] != self.last)
+
+    async def _post(self, traffic: Traffic) -> Report:
+        uplink = self.uplink
+        at = await uplink.route.here()
+        block = uplink.chain.cut(want=Want.NOW, count=1)
+        began, outcome = time.perf_counter(), "cancelled"
+        try:
+            report = await uplink.client.post([block], traffic, at, seconds=LONGEST_SECONDS)
+            uplink.chain.hear(report)
+            outcome = "ok"
+            return report
+        except TandemError as error:
+            outcome = error.reason if isinstance(error, CloudLost) else error.code
+            raise
+        finally:
+            uplink.observer.requested("audit", outcome, time.perf_counter() - began)

@@ -1,0 +1,178 @@
+"""Audits on the reference model: what the edge says of its disagreement is what transformers'
+model says, nobody waits or pays for it, and a target is held by it.
+"""
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from prometheus_client.parser import text_string_to_metric_families
+
+from services.edge import audit
+from shared.exits.calibration import FILE, Agreement, ExitFit, Logistic, Target
+from tests.support.apps import PATIENCE, Answer, ask, ids_of, pair
+from tests.support.prompts import prompts
+from tests.support.reference import EDGE_DEPTH, SPLIT, bundles, text, whole
+from tests.support.wishes import Wish, draws
+
+NEW_TOKENS = 32
+SAMPLED = {"temperature": 0.8, "top_p": 0.95, "seed": 7}
+Seen = dict[str, float]
+
+
+async def seen(edge: httpx.AsyncClient) -> Seen:
+    """Every sample the edge shows, by name and label values."""
+    exposed = (await edge.get("/metrics")).text
+    return {
+        " ".join([each.name, *each.labels.values()]): each.value
+        for family in text_string_to_metric_families(exposed)
+        for each in family.samples
+    }
+
+
+def wishes(count: int, **parameters: Any) -> list[Wish]:
+    given = {"mode": "collaborative", "codec": "fp32", "max_new_tokens": NEW_TOKENS, **parameters}
+    return [Wish(prompt, given) for prompt in prompts(text(), count)]
+
+
+async def answered(edge: httpx.AsyncClient, asked: Sequence[Wish]) -> list[Answer]:
+    """One after another, each when the edge has done with the one before."""
+    made = []
+    for wish in asked:
+        before = await counted(edge)
+        made.append(await ask(edge, wish.prompt, **wish.parameters))
+        deadline = time.monotonic() + PATIENCE
+        while await counted(edge) < before + len(ids_of(made[-1])):
+            assert time.monotonic() < deadline, "the text was not taken in"
+            await asyncio.sleep(0.01)
+    return made
+
+
+async def counted(edge: httpx.AsyncClient) -> float:
+    """Tokens of the texts the edge has taken in, as far as anybody can have asked for them."""
+    now = await seen(edge)
+    asked = now.get("tandem_tokens_total cloud collaborative", 0.0)
+    return now["tandem_judged_tokens_total"] + now["tandem_tail_tokens_total"] + asked
+
+
+def disagreement(asked: Sequence[Wish], made: Sequence[Answer]) -> float:
+    """The share of tokens that the full model would not choose on the text before them."""
+    wrong = tokens = 0
+    for wish, answer in zip(asked, made, strict=True):
+        prompt, ids = text().encode(wish.prompt), ids_of(answer)
+        with torch.inference_mode():
+            logits = whole()(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 :]
+        wrong += sum(draws(wish, ids[:at], logits[at]).token != ids[at] for at in range(len(ids)))
+        tokens += len(ids)
+    return wrong / tokens
+
+
+@pytest.mark.parametrize(
+    "given", [{"threshold": 0.3}, {"threshold": 0.0}, {}, {"threshold": 0.3, **SAMPLED}]
+)
+async def test_where_everything_is_audited_the_estimate_is_the_truth(given: dict[str, Any]) -> None:
+    asked = wishes(4, **given)
+    async with pair(audit_share=1.0) as services:
+        made = await answered(services.edge, asked)
+        now = await seen(services.edge)
+    truth = disagreement(asked, made)
+    assert now["tandem_disagreement value"] == pytest.approx(truth, rel=0.01)
+    assert now["tandem_disagreement low"] == pytest.approx(truth, rel=0.01)
+    assert now["tandem_disagreement high"] == pytest.approx(truth, rel=0.01)
+    assert now["tandem_audited_tokens_total"] == now["tandem_tail_tokens_total"] > 0
+    assert now["tandem_audit_bytes_total"] > 0
+
+
+async def test_nobody_pays_for_an_audit() -> None:
+    """Texts and their accounts are the same, but for how uploads happened to be cut."""
+    told = ("tokens_by_source", "cloud_requests", "cloud_passes", "completion_tokens")
+    asked = wishes(3, threshold=0.3)
+    kinds = []
+    for share in (0.0, 1.0):
+        async with pair(audit_share=share) as services:
+            made = await answered(services.edge, asked)
+            usages = [answer["details"]["usage"] for answer in made]
+            kinds.append(
+                [
+                    (a["generated_text"], *map(u.get, told))
+                    for a, u in zip(made, usages, strict=True)
+                ]
+            )
+            done = (await seen(services.edge))["tandem_cloud_request_duration_seconds_count audit"]
+            assert (done > 0) == (share > 0)
+    assert kinds[0] == kinds[1]
+
+
+async def test_without_audits_the_interval_leaves_tails_open() -> None:
+    async with pair(audit_share=0.0) as services:
+        await answered(services.edge, wishes(2, threshold=0.0))
+        now = await seen(services.edge)
+    assert (now["tandem_disagreement low"], now["tandem_disagreement high"]) == (0.0, 1.0)
+    assert now["tandem_audited_tokens_total"] == 0
+    assert now["tandem_audit_bytes_total"] == 0
+
+
+@pytest.mark.parametrize(
+    "given", [{"mode": "verified"}, {"mode": "cloud"}, {"mode": "standalone"}, {"repair": True}]
+)
+async def test_what_keeps_nothing_for_good_is_not_counted(given: dict[str, Any]) -> None:
+    async with pair(audit_share=1.0) as services:
+        [wish] = wishes(1)
+        await ask(services.edge, wish.prompt, **{**wish.parameters, **given})
+        await asyncio.sleep(0.2)
+        now = await seen(services.edge)
+    assert now["tandem_judged_tokens_total"] + now["tandem_tail_tokens_total"] == 0
+    assert now["tandem_audits_total judged"] == 0
+
+
+async def test_an_audit_that_fails_is_counted_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The cloud gets no time to judge: the text is as it was, and the link as good."""
+    monkeypatch.setattr(audit, "LONGEST_SECONDS", 1e-6)
+    async with pair(audit_share=1.0) as services:
+        await answered(services.edge, wishes(1, threshold=0.0))
+        now = await seen(services.edge)
+        ready = (await services.edge.get("/readyz")).json()
+    assert now["tandem_audits_total late"] + now["tandem_audits_total failed"] == 1
+    assert now["tandem_audited_tokens_total"] == 0
+    assert now["tandem_link_up"] == 1
+    assert ready["cloud"] == "reachable"
+
+
+def promising(folder: Path) -> Path:
+    """An edge's bundle whose calibration promises too much: all exits are as good as sure."""
+    bundle = folder / "edge"
+    shutil.copytree(bundles().edge, bundle)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    sure = ExitFit(Logistic((4.0, 0.0, 0.0, 0.0), 0.0), 1000, 0.1, 0.01)
+    targets = [(0.01, 0.95), (0.02, 0.9), (0.05, 0.8)]
+    Agreement(
+        manifest["fingerprint"],
+        {SPLIT: sure, EDGE_DEPTH: sure},
+        tuple(Target(t, {SPLIT: x, EDGE_DEPTH: x}, 0.1) for t, x in targets),
+    ).write(bundle / FILE)
+    return bundle
+
+
+async def test_a_target_that_is_missed_is_asked_for_with_higher_thresholds(tmp_path: Path) -> None:
+    bundle = promising(tmp_path)
+    thresholds = []
+    async with pair(bundle=bundle, audit_share=1.0, max_disagreement=0.02) as services:
+        for share in (None, 0.02):
+            asked = wishes(4, **({} if share is None else {"max_disagreement": share}))
+            thresholds.append((await seen(services.edge))[f"tandem_exit_threshold {SPLIT}"])
+            made = await answered(services.edge, asked)
+        now = await seen(services.edge)
+    assert thresholds[0] == pytest.approx(0.9)
+    assert 0.9 < thresholds[1] < now[f"tandem_exit_threshold {SPLIT}"] < 1
+    assert now["tandem_disagreement value"] > 0.02
+    assert now["tandem_disagreement_target"] == 0.02
+    assert made

@@ -1,0 +1,229 @@
+"""Which requests an audit looks at, what becomes of what it learns, and when it gives way."""
+
+import asyncio
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from services.edge.audit import MOST_QUEUED, Auditing, Auditor
+from services.edge.policy import Rules
+from services.edge.spent import Spent
+from shared.errors import CloudLost
+from shared.exits.audit import Audited
+from shared.exits.policies import build
+from shared.protocol.messages import Pressure, Report
+from shared.runtime.lifecycle import Lifecycle
+
+POLICY = build("single", {"threshold": 0.5})
+TEXT = [(1, "exit:3"), (2, "cloud"), (3, "exit:3"), (4, "exit:6")]
+
+
+@dataclass
+class Told:
+    """What the auditor tells its observer."""
+
+    outcomes: list[str] = field(default_factory=list)
+    requests: list[Audited] = field(default_factory=list)
+
+    def audited(self, outcome: str, count: int) -> None:
+        assert count >= 0
+        self.outcomes.append(outcome)
+
+    def ended(self, request: Audited) -> None:
+        self.requests.append(request)
+
+
+def told_by(judged: int, disagreed: int, queued: int = 0, need_from: int | None = None) -> Report:
+    return Report(
+        session="s",
+        revision=0,
+        sequence=1,
+        through=5,
+        digest=bytes(8),
+        judged=judged,
+        disagreed=disagreed,
+        need_from=need_from,
+        pressure=Pressure(queued=queued, allowed_nodes=0),
+    )
+
+
+class Cloud:
+    """Answers blocks with these reports, or fails; `choices` is what it puts at the last place."""
+
+    def __init__(self, *answers: Report | Exception, choices: tuple[int, ...] = (4,)) -> None:
+        self.answers, self.choices, self.unsent = list(answers), choices, list[int]()
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def post(self, blocks: Any, traffic: Any, at: Any, *, seconds: float) -> Report:
+        assert seconds > 0
+        await self.go_on.wait()
+        traffic.bytes_up += 10
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def uplink_of(cloud: Cloud, *, usable: bool = True, queued: int = 0) -> Any:
+    """An uplink whose cloud has judged one token of TEXT by the way, and found it wrong."""
+    spent = Spent()
+    spent.take(told_by(judged=1, disagreed=1, queued=queued))
+
+    async def here() -> None:
+        return None
+
+    opening = SimpleNamespace(priority="normal")
+    return SimpleNamespace(
+        chain=SimpleNamespace(
+            opening=opening,
+            cut=lambda want, count: (want, count),
+            hear=lambda report: None,
+            unsend=cloud.unsent.append,
+            next_tokens=lambda report: cloud.choices,
+        ),
+        client=cloud,
+        link=SimpleNamespace(usable=usable),
+        observer=SimpleNamespace(requested=lambda *_: None),
+        route=SimpleNamespace(here=here, better_elsewhere=False),
+        spent=spent,
+        closing=None,
+    )
+
+
+def rules(mode: Any = "collaborative", **given: Any) -> Rules:
+    return Rules(mode=mode, policy=POLICY, on_cloud_loss="degrade", **given)
+
+
+def watched(
+    uplink: Any, told: Told, *, draw: float = 0.0, lifecycle: Lifecycle | None = None
+) -> Auditing:
+    auditor = Auditor(0.02, lifecycle or Lifecycle(grace_seconds=9), told, draw=lambda: draw)
+    auditing = auditor.watch(uplink, rules(target=0.02))
+    assert auditing is not None
+    for token, source in TEXT:
+        auditing.add(token, source)
+    return auditing
+
+
+@pytest.mark.parametrize(("choice", "wrong"), [(4, 1), (9, 2)])
+async def test_the_tail_is_judged_to_its_last_token(choice: int, wrong: int) -> None:
+    told, cloud = Told(), Cloud(told_by(judged=2, disagreed=2), choices=(choice,))
+    await watched(uplink_of(cloud), told).end()
+    assert told.requests == [
+        Audited(tokens=4, judged=1, wrong=1, tail=2, tail_wrong=wrong, share=0.02)
+    ]
+    assert told.outcomes == ["judged"]
+
+
+async def test_a_request_not_chosen_costs_nothing_and_counts() -> None:
+    told, cloud = Told(), Cloud()
+    await watched(uplink_of(cloud), told, draw=0.02).end()
+    assert told.requests == [Audited(tokens=4, judged=1, wrong=1, tail=2, share=0.02)]
+    assert told.outcomes == []
+
+
+async def test_a_text_that_ends_with_the_cloud_needs_no_judgement() -> None:
+    told, cloud = Told(), Cloud()
+    auditing = watched(uplink_of(cloud), told)
+    auditing.add(5, "cloud")
+    auditing.uplink.spent.take(told_by(judged=3, disagreed=2))
+    await auditing.end()
+    assert told.requests == [Audited(tokens=5, judged=3, wrong=2, tail=0, tail_wrong=0, share=0.02)]
+
+
+async def test_what_the_cloud_lost_it_is_sent_once_more() -> None:
+    told = Told()
+    cloud = Cloud(told_by(judged=0, disagreed=0, need_from=0), told_by(judged=2, disagreed=1))
+    await watched(uplink_of(cloud), told).end()
+    assert cloud.unsent == [0]
+    assert told.requests[0].tail_wrong == 0
+
+
+@pytest.mark.parametrize(
+    "cloud",
+    [
+        Cloud(CloudLost("gone", reason="broken")),
+        Cloud(told_by(judged=2, disagreed=2), choices=()),
+        Cloud(told_by(judged=1, disagreed=2)),
+        Cloud(told_by(judged=2, disagreed=0)),
+    ],
+    ids=["lost", "no choice", "too few judged", "fewer wrong than before"],
+)
+async def test_an_answer_that_does_not_fit_tells_nothing(cloud: Cloud) -> None:
+    told = Told()
+    await watched(uplink_of(cloud), told).end()
+    assert told.outcomes == ["failed"]
+    assert [each.tail_wrong for each in told.requests] == [None]
+
+
+@pytest.mark.parametrize("why", ["lost", "pressed", "draining", "better elsewhere"])
+async def test_an_audit_gives_way(why: str) -> None:
+    told, lifecycle = Told(), Lifecycle(grace_seconds=9)
+    uplink = uplink_of(Cloud(), usable=why != "lost", queued=MOST_QUEUED if why == "pressed" else 0)
+    uplink.route.better_elsewhere = why == "better elsewhere"
+    if why == "draining":
+        lifecycle.leave()
+    await watched(uplink, told, lifecycle=lifecycle).end()
+    assert told.outcomes == ["dropped"]
+    assert [each.tail_wrong for each in told.requests] == [None]
+
+
+async def test_there_is_one_at_a_time() -> None:
+    told, cloud = Told(), Cloud(told_by(judged=2, disagreed=2))
+    cloud.go_on.clear()
+    first = watched(uplink_of(cloud), told)
+    second = Auditing(first.auditor, uplink_of(Cloud()), chosen=True, target=None)
+    for token, source in TEXT:
+        second.add(token, source)
+    running = asyncio.create_task(first.end())
+    await asyncio.sleep(0)
+    await second.end()
+    assert told.outcomes == ["dropped"]
+    cloud.go_on.set()
+    await running
+    assert told.outcomes == ["dropped", "judged"]
+
+
+async def test_a_cloud_that_takes_too_long_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("services.edge.audit.LONGEST_SECONDS", 0.01)
+    told, cloud = Told(), Cloud()
+    cloud.go_on.clear()
+    await watched(uplink_of(cloud), told).end()
+    assert told.outcomes == ["late"]
+
+
+async def test_texts_that_tell_nothing_are_left_out() -> None:
+    told = Told()
+    degraded = watched(uplink_of(Cloud()), told)
+    degraded.add(7, "fallback")
+    unknown = watched(uplink_of(Cloud()), told)
+    unknown.uplink.spent.judged = 0
+    for each in (degraded, unknown):
+        await each.end()
+    assert told.requests == []
+
+
+@pytest.mark.parametrize("mode", ["standalone", "verified", "cloud", "split"])
+def test_only_what_exits_keep_is_looked_at(mode: str) -> None:
+    auditor = Auditor(1.0, Lifecycle(), Told())
+    assert auditor.watch(uplink_of(Cloud()), rules(mode)) is None
+    assert auditor.watch(uplink_of(Cloud()), rules(most_held=8)) is None
+    assert auditor.watch(None, rules()) is None
+    urgent = uplink_of(Cloud())
+    urgent.chain.opening.priority = "emergency"
+    assert auditor.watch(urgent, rules()) is None
+
+
+async def test_only_requests_for_a_target_move_it() -> None:
+    auditor = Auditor(0.02, Lifecycle(), Told(), draw=lambda: 0.5)
+    wrong = Audited(tokens=10, judged=9, wrong=9, tail=0)
+    auditor.take(wrong, None)
+    assert auditor.controller.level(0.02) == 0.02
+    auditor.take(wrong, 0.02)
+    assert auditor.controller.level(0.02) < 0.02
+    assert auditor.bound("value") == pytest.approx(0.9)
