@@ -22,8 +22,9 @@ PACE = 500.0
 LARGEST_LABEL = 0.2
 # What one request can move it by.
 LARGEST_STEP = 0.7
-# The level is never more or less than so many times the target.
-LOWEST, HIGHEST = 1 / 32, 4.0
+# The level is never more or less than so many times the target. Beyond what was calibrated it does
+# not go on easier traffic either: where more is kept less is judged, and labels mislead the more.
+LOWEST, HIGHEST = 1 / 32, 1.0
 # What is in force stays until the level has moved away by this share.
 BAND = 0.1
 # A label counts for 1/e after so many further ones where it tells of the rate lately, and after so
@@ -31,6 +32,9 @@ BAND = 0.1
 RECENT, LONG = 500.0, 500_000.0
 # Kept tokens, and wrong tokens in tails, that what is assumed without labels counts for.
 ASSUMED_TOKENS, ASSUMED_WRONG = 50.0, 5.0
+# Until audits know better tails are taken to be wrong so many times as often as judged tokens: at
+# targets of 0.02 and 0.05 they were 0.6 to 0.8 times in long texts, 3 times in short answers.
+ASSUMED_TIMES = 1.5
 
 
 @dataclass(slots=True)
@@ -64,7 +68,7 @@ class _Tails:
         return (self.wrong + ASSUMED_TOKENS * level) / (self.judged + ASSUMED_TOKENS)
 
     def _times(self) -> float:
-        return (self.found + ASSUMED_WRONG) / (self.expected + ASSUMED_WRONG)
+        return (self.found + ASSUMED_TIMES * ASSUMED_WRONG) / (self.expected + ASSUMED_WRONG)
 
 
 @dataclass(slots=True)
@@ -93,10 +97,6 @@ class Controller:
         self._tails.take(request, level)
         step = min(1 / self.pace, LARGEST_LABEL * target)
         moved = step * (request.tokens - wrong / target)
-        if moved > 0 and self.factor >= 1:
-            # Beyond what the calibration promised only what was seen counts: where almost all is
-            # kept nearly nothing is judged, and too much kept would not be noticed.
-            moved *= 1 - (request.tail if request.tail_wrong is None else 0) / request.tokens
         moved = min(LARGEST_STEP, max(-LARGEST_STEP, moved))
         self.factor = min(HIGHEST, max(LOWEST, self.factor * exp(moved)))
         if abs(log(self.factor / self.in_force)) > BAND:

@@ -28,10 +28,10 @@ Seen = dict[str, float]
 
 
 async def seen(edge: httpx.AsyncClient) -> Seen:
-    """Every sample the edge shows, by name and label values."""
+    """Every sample the edge shows, by name and label values, by label."""
     exposed = (await edge.get("/metrics")).text
     return {
-        " ".join([each.name, *each.labels.values()]): each.value
+        " ".join([each.name, *(each.labels[label] for label in sorted(each.labels))]): each.value
         for family in text_string_to_metric_families(exposed)
         for each in family.samples
     }
@@ -58,7 +58,7 @@ async def answered(edge: httpx.AsyncClient, asked: Sequence[Wish]) -> list[Answe
 async def counted(edge: httpx.AsyncClient) -> float:
     """Tokens of the texts the edge has taken in, as far as anybody can have asked for them."""
     now = await seen(edge)
-    asked = now.get("tandem_tokens_total cloud collaborative", 0.0)
+    asked = now.get("tandem_tokens_total collaborative cloud", 0.0)
     return now["tandem_judged_tokens_total"] + now["tandem_tail_tokens_total"] + asked
 
 
@@ -78,7 +78,7 @@ def disagreement(asked: Sequence[Wish], made: Sequence[Answer]) -> float:
     "given", [{"threshold": 0.3}, {"threshold": 0.0}, {}, {"threshold": 0.3, **SAMPLED}]
 )
 async def test_where_everything_is_audited_the_estimate_is_the_truth(given: dict[str, Any]) -> None:
-    asked = wishes(4, **given)
+    asked = wishes(3, **given)
     async with pair(audit_share=1.0) as services:
         made = await answered(services.edge, asked)
         now = await seen(services.edge)

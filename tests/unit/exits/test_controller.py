@@ -79,18 +79,11 @@ def test_the_target_is_held_on_harder_traffic(
     assert shifted(0, target, held=False) > 1.5
 
 
-def test_easier_traffic_offloads_less() -> None:
+def test_on_easier_traffic_what_was_calibrated_stays() -> None:
     served = Served(0, 0.02)
     served.traffic.overrates = 0.2
-    served.serve(10_000)
-    assert served.controller.level(0.02) > 0.03
-
-
-def test_blindness_is_no_reason_to_keep_more() -> None:
-    controller = Controller()
-    for _ in range(1000):
-        controller.take(Audited(tokens=50, judged=0, wrong=0, tail=50), 0.02)
-    assert controller.level(0.02) == 0.02
+    served.serve(6000)
+    assert served.controller.level(0.02) == 0.02
 
 
 def test_audits_alone_hold_it_too_if_later() -> None:
@@ -106,8 +99,9 @@ def test_audits_alone_hold_it_too_if_later() -> None:
 
 def test_what_is_in_force_stays_while_little_changes() -> None:
     controller = Controller()
-    controller.take(Audited(tokens=40, judged=40, wrong=0, tail=0), 0.02)
-    assert controller.factor > 1
+    controller.factor = 0.95
+    controller.take(Audited(tokens=1, judged=1, wrong=0, tail=0), 0.02)
+    assert controller.factor < 1
     assert controller.level(0.02) == 0.02
 
 
