@@ -23,8 +23,8 @@ from shared.model.network import TranslatorShape
 from tests.unit.training.conftest import documents, write_rows
 from tests.unit.training.test_translators import PACE, digests
 from training import exit_learning, places
-from training.exit_text import HELD_OUT
 from training.exit_learning import ExitPlan, learn_exits
+from training.exit_text import HELD_OUT
 from training.own_text import write_own
 
 PLAN = ExitPlan(exits=(1, 3), minutes=None, steps=8, answer=8, prompts=3, pace=PACE)
