@@ -10,7 +10,7 @@ from tests.unit.exits.sayings import LAYERS, asked, texts
 AVERAGING = build("moving_average", {"thresholds": dict.fromkeys(LAYERS, 0.5)})
 
 
-@given(text=texts, then=texts, back=st.integers(0, 30))
+@given(text=texts, then=texts, back=st.integers(0, 8))
 def test_after_going_back_the_history_is_that_of_the_text(
     text: list[list[object]], then: list[list[object]], back: int
 ) -> None:

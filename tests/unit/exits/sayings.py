@@ -33,4 +33,4 @@ def positions(layers: tuple[int, ...] = LAYERS) -> st.SearchStrategy[list[Asked]
     ).map(list)
 
 
-texts = st.lists(positions(), max_size=30)
+texts = st.lists(positions(), max_size=8)
