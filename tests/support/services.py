@@ -192,7 +192,9 @@ class Services:
 
 
 def new_services(folder: Path, **edge_settings: str) -> Services:
-    """A pair that is not started yet, with its logs in `folder`."""
+    """A pair that is not started yet, with its logs in `folder`; no audits unless told to."""
     cloud = Service("cloud", folder / "cloud.log", {})
-    edge = Service("edge", folder / "edge.log", {"cloud_url": cloud.url, **edge_settings})
+    edge = Service(
+        "edge", folder / "edge.log", {"cloud_url": cloud.url, "audit_share": "0", **edge_settings}
+    )
     return Services(cloud, edge)
