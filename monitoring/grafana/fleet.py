@@ -132,11 +132,14 @@ def _quality() -> list[PanelBuilder]:
     return [
         lines(
             "Tokens unlike the full model's",
-            Query(f"max by (edge, bound) (tandem_disagreement{{{EDGE}}})", "{{edge}}: {{bound}}"),
-            Query(f"max by (edge) (tandem_disagreement_target{{{EDGE}}}) > 0", "{{edge}}: target"),
+            Query(
+                f"max by (edge, bound) (tandem_disagreement{{{EDGE}}} or label_replace("
+                f'tandem_disagreement_target{{{EDGE}}} > 0, "bound", "target", "", ""))',
+                "{{edge}}: {{bound}}",
+            ),
             unit="percentunit",
             description="The edge's estimate of the share of tokens that are not the full model's "
-            "choice, the bounds that hold the true one in 95 of 100 cases, and the target.",
+            "choice, the bounds that hold the true one in 95 of 100 cases, and the target if any.",
         ),
         lines(
             "Thresholds in force",

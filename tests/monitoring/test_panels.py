@@ -86,6 +86,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             for name in ("one", "two")
         )
         given = {"cloud_url": f"{cloud.url},{other.url}", "max_requests": "5", **quick}
+        given["audit_share"] = "1"
         edges = [Service("edge", folder / f"{name}.log", given) for name in ("a", "b")]
         process = _prometheus(folder, port, cloud, edges)
         ending.callback(process.wait)
