@@ -34,6 +34,7 @@ class Findings:
 
     @property
     def exits(self) -> tuple[int, ...]:
+        """Their layers, rising."""
         return tuple(self.thresholds)
 
     def content(self) -> dict[str, object]:

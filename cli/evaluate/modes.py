@@ -49,6 +49,7 @@ class Row:
 
     @property
     def tokens(self) -> int:
+        """All that were generated, ends included."""
         return sum(self.sources.values())
 
     def content(self) -> dict[str, object]:
