@@ -52,8 +52,8 @@ def test_a_compiled_run_loses_as_the_uncompiled_and_is_compiled_once_a_length(
     backend = CompileCounterWithBackend(size.pick(short="aot_eager", long="inductor"))
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     torch._dynamo.reset()
-    plain = _learn(still, 12)
-    compiled = _learn(replace(still, compiled=True), 12)
+    plain = _learn(still, 4)
+    compiled = _learn(replace(still, compiled=True), 4)
     for ours, theirs in zip(compiled, plain, strict=True):
         assert ours.losses == pytest.approx(theirs.losses, rel=1e-4)
     # Twice (there are two lengths of window): four layers and the losses, each in one piece.

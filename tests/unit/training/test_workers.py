@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from shared.model import packed
 from tests.support.services import free_port
@@ -53,6 +54,11 @@ def _train(rank: int, count: int, port: int, folder: Path) -> None:
         )
         np.save(folder / f"losses-{count}-{rank}.npy", [list(each.values()) for each in seen])
         if dist.is_initialized():
+            # Step sizes do not follow the gradients' size, so the losses do not show it.
+            line = nn.Linear(2, 1)
+            line.weight.grad = torch.tensor([[1.0, -4.0]]) * (1 + 2 * rank)
+            Workers(rank, count).average_gradients(line)
+            np.save(folder / f"mean-{rank}.npy", line.weight.grad)
             dist.destroy_process_group()
 
 
@@ -71,6 +77,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     assert other.exitcode == 0
     losses, theirs = (np.load(tmp_path / f"losses-{count}-0.npy") for count in (1, 2))
     np.testing.assert_allclose(theirs, losses, rtol=1e-4)
+    assert [np.load(tmp_path / f"mean-{rank}.npy").tolist() for rank in range(2)] == [[[2, -8]]] * 2
     assert not np.load(tmp_path / "losses-2-1.npy").size  # one of them shows, saves and exports
 
 
