@@ -59,7 +59,7 @@ class ExitPlan:
     steps: int | None = None
     own: bool = False
     text_tokens: int = 500_000
-    own_tokens: int = 100_000
+    own_tokens: int = 40_000
     target: float = 0.95
     prompts: int = 64
     answer: int = 96

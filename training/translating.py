@@ -20,7 +20,7 @@ _ROWS = 8
 # Bytes of states that are kept, so that a window that comes round again is not computed again.
 _KEPT = 1 << 30
 # Shares of the budget after which the exits are measured: often while they learn most.
-_POINTS = (0.0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, *(n / 10 for n in range(2, 11)))
+_POINTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
