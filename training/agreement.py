@@ -5,7 +5,7 @@ tests them (`training.guarantee`) and says what the chances are worth. Knows tra
 file; not how traces come about.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from shared.exits.calibration import Agreement, ExitFit, Target, file_of
 from shared.exits.traces import Trace
 from training.calibration import Fit, expected_error, fit_logistic
 from training.guarantee import DELTA, Test, betting, certify
+from training.threshold_paths import Path as Thresholds
 from training.threshold_paths import kept_at, threshold_path, wrong_at
 from training.trace_arrays import Numbers, Texts, as_arrays
 
@@ -87,26 +88,31 @@ def chances_of(fits: Sequence[Fit], texts: Texts) -> Numbers:
     return np.stack([fit.chance(signals) for fit, signals in pairs])
 
 
+def candidates_of(scores: Numbers, fitting: Texts, target: float) -> Thresholds:
+    """Thresholds to test for a target, from the safest on; scores [E, N] in (0, 1) of the fitting
+    documents, rising with sureness.
+    """
+    path = threshold_path(scores, fitting.agrees, _LEVELS * target)
+    # Rounded before they are tested: what is certified is what is written.
+    return [tuple(min(1.0, round(each, _DECIMALS)) for each in thresholds) for thresholds in path]
+
+
 def certified_thresholds(
-    scores: Callable[[Texts], Numbers],
-    fitting: Texts,
+    candidates: Thresholds,
+    tested: Numbers,
     testing: Texts,
     target: float,
     *,
     delta: float = DELTA,
     test: Test = betting,
 ) -> Outcome:
-    """The boldest thresholds that the testing documents certify, of an order that the fitting ones
-    give; where not even the safest passes, thresholds of 1, which keep nothing.
-
-    scores: [E, N] in (0, 1) of texts, rising with sureness.
+    """The boldest of the candidates that the testing documents, of scores [E, N], certify; where
+    not even the safest passes, thresholds of 1, which keep nothing.
     """
-    levels = _LEVELS * target
-    path = threshold_path(scores(fitting), fitting.agrees, levels)
-    # Rounded before they are tested: what is certified is what is written.
-    candidates = [tuple(min(1.0, round(t, _DECIMALS)) for t in thresholds) for thresholds in path]
-    tested, agrees = scores(testing), testing.agrees
-    wrong = (testing.shares(wrong_at(agrees, kept_at(tested, each))) for each in candidates)
+    agrees = testing.agrees
+    # Documents come in the order of their sources; what bets on them must not know that.
+    order = np.random.default_rng(0).permutation(len(testing.lengths))
+    wrong = (testing.shares(wrong_at(agrees, kept_at(tested, each)))[order] for each in candidates)
     passed = certify(wrong, target, delta, test)
     chosen = candidates[passed - 1] if passed else (1.0,) * len(testing.exits)
     return outcome(chosen, tested, testing)
@@ -127,9 +133,9 @@ def outcome(thresholds: tuple[float, ...], scores: Numbers, texts: Texts) -> Out
 def _target(
     fits: Sequence[Fit], fitting: Texts, testing: Texts, target: float, delta: float
 ) -> Target:
-    found = certified_thresholds(
-        lambda texts: chances_of(fits, texts), fitting, testing, target, delta=delta
-    )
+    candidates = candidates_of(chances_of(fits, fitting), fitting, target)
+    tested = chances_of(fits, testing)
+    found = certified_thresholds(candidates, tested, testing, target, delta=delta)
     return Target(
         target, dict(zip(testing.exits, found.thresholds, strict=True)), round(found.offloaded, 6)
     )

@@ -25,30 +25,17 @@ from training.trace_arrays import Numbers
 DELTA = 0.1
 _BETS = 40
 
-Test = Callable[[Numbers, float], float]
+# Of losses [D] in [0, 1], a target and delta: the p-value of "their mean is at least the target".
+Test = Callable[[Numbers, float, float], float]
 
 
-def betting(loss: Numbers, target: float) -> float:
-    """p-value of "the mean of these losses in [0, 1] is at least `target`": one over what a bettor
-    against it makes of 1 (Waudby-Smith and Ramdas, arXiv 2010.09686).
+def betting(loss: Numbers, target: float, delta: float) -> float:
+    """One over what a bettor against "the mean is at least `target`" at best makes of 1, staking on
+    each document by what the ones before it showed (Waudby-Smith and Ramdas, arXiv 2010.09686,
+    their predictable plug-in, sized for `delta`; as Bates et al. use it, arXiv 2101.02703).
 
-    The stake is spread over bets of every size and left there (their diversified Kelly betting), so
-    that neither the documents' order nor chance has a part in it.
-    """
-    gains = target - loss
-    # The largest bet that cannot lose more than everything; log-spaced, since the best one is about
-    # the gap over the variance, and that may be anything.
-    bets = np.geomspace(0.02, 1.0, _BETS) / (1 - target)
-    with np.errstate(divide="ignore"):
-        logs = np.log1p(np.maximum(bets[:, None] * gains, -1)).sum(axis=1)
-    most = logs.max()
-    wealth = most + math.log(np.exp(logs - most).mean()) if np.isfinite(most) else -math.inf
-    return math.exp(-max(0.0, wealth))
-
-
-def predictable_betting(loss: Numbers, target: float, delta: float = DELTA) -> float:
-    """The same with one bet, sized for `delta` by what earlier documents showed (the paper's
-    predictable plug-in, as Bates et al. use it, arXiv 2101.02703): depends on their order.
+    The documents' order must have nothing to do with what they are: sources one after the other
+    are no such order.
     """
     count = np.arange(1, len(loss) + 1)
     means = (0.5 + np.cumsum(loss)) / (count + 1)
@@ -59,10 +46,25 @@ def predictable_betting(loss: Numbers, target: float, delta: float = DELTA) -> f
     return math.exp(-max(0.0, float(wealth.max(initial=0.0))))
 
 
-def hoeffding_bentkus(loss: Numbers, target: float) -> float:
+def spread_betting(loss: Numbers, target: float, delta: float) -> float:
+    """The same with the stake spread over bets of every size and left there until the end (their
+    diversified Kelly betting): the order is nothing to it, and it pays for every bet but the best.
+    """
+    del delta
+    # The largest bet is one that cannot lose more than everything.
+    bets = np.geomspace(0.02, 1.0, _BETS) / (1 - target)
+    with np.errstate(divide="ignore"):
+        logs = np.log1p(np.maximum(bets[:, None] * (target - loss), -1)).sum(axis=1)
+    most = logs.max()
+    wealth = most + math.log(np.exp(logs - most).mean()) if np.isfinite(most) else -math.inf
+    return math.exp(-max(0.0, wealth))
+
+
+def hoeffding_bentkus(loss: Numbers, target: float, delta: float) -> float:
     """The p-value of Learn-then-Test's own example: of Hoeffding's and Bentkus' bounds the smaller
     (arXiv 2110.01052, section 3). It sees the mean alone, not how little losses vary.
     """
+    del delta
     mean, count = float(loss.mean()), len(loss)
     if mean >= target:
         return 1.0
@@ -80,7 +82,7 @@ def certify(candidates: Iterable[Numbers], target: float, delta: float, test: Te
     """
     passed = 0
     for loss in candidates:
-        if test(loss, target) > delta:
+        if test(loss, target, delta) > delta:
             break
         passed += 1
     return passed

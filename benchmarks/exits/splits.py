@@ -6,15 +6,21 @@ policy sends to the cloud at equal agreement. Knows arrays; neither files nor pi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from benchmarks.exits.families import LEVELS, Point, curve, families, patience, point
-from training.agreement import FITTING, certified_thresholds, chances_of, fit_exits, outcome
+from benchmarks.exits.families import Point, curve, families, patience, point
+from training.agreement import (
+    FITTING,
+    candidates_of,
+    certified_thresholds,
+    chances_of,
+    fit_exits,
+    outcome,
+)
 from training.calibration import expected_error, reliability
-from training.guarantee import Test, betting, hoeffding_bentkus, predictable_betting
+from training.guarantee import Test, betting, hoeffding_bentkus, spread_betting
 from training.threshold_paths import threshold_path
 from training.thresholds import apply_thresholds, choose_thresholds
 from training.trace_arrays import Texts
@@ -78,21 +84,22 @@ def _targets(calibrating: Texts, judged: Texts, seed: int, delta: float) -> dict
     """By target and bound: realised disagreement and what is offloaded, on the judged half."""
     fitting, testing = calibrating.split(FITTING, seed)
     fits = fit_exits(fitting)
-    scores = partial(chances_of, fits)
+    fitted, tested, unseen = (chances_of(fits, each) for each in (fitting, testing, judged))
     bounds: Mapping[str, Test] = {
         "betting": betting,
-        "predictable betting": partial(predictable_betting, delta=delta),
+        "spread betting": spread_betting,
         "Hoeffding-Bentkus": hoeffding_bentkus,
     }
     every_fit = fit_exits(calibrating)
     found: dict[str, Any] = {}
     for target in TARGETS:
         row = {}
+        candidates = candidates_of(fitted, fitting, target)
         for name, test in bounds.items():
             certified = certified_thresholds(
-                scores, fitting, testing, target, delta=delta, test=test
+                candidates, tested, testing, target, delta=delta, test=test
             )
-            row[name] = outcome(certified.thresholds, scores(judged), judged)
+            row[name] = outcome(certified.thresholds, unseen, judged)
         (bare,) = threshold_path(
             chances_of(every_fit, calibrating), calibrating.agrees, np.array([target])
         )
@@ -139,6 +146,3 @@ def _chosen(calibrating: Texts, judged: Texts) -> dict[str, Any]:
             "agreement_of_kept": kept.agreement,
         }
     return told
-
-
-__all__ = ["AGREEMENT", "LEVELS", "TARGETS", "judge"]

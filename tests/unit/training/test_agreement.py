@@ -9,6 +9,7 @@ from shared.exits.calibration import file_of, read_agreement
 from shared.exits.traces import ExitTrace, Trace
 from training.agreement import (
     TARGETS,
+    candidates_of,
     certified_thresholds,
     chances_of,
     fit_exits,
@@ -86,8 +87,9 @@ def test_what_tests_is_not_what_chose() -> None:
     """Harder text at the test brings thresholds up, easier text at the choice does not help."""
     easy, hard = as_arrays(traces(200)), as_arrays(traces(400, seed=1, harder=2.0))
     fits = fit_exits(easy)
-    found = certified_thresholds(lambda texts: chances_of(fits, texts), easy, hard, 0.1)
-    as_drawn = certified_thresholds(lambda texts: chances_of(fits, texts), easy, easy, 0.1)
+    candidates = candidates_of(chances_of(fits, easy), easy, 0.1)
+    found = certified_thresholds(candidates, chances_of(fits, hard), hard, 0.1)
+    as_drawn = certified_thresholds(candidates, chances_of(fits, easy), easy, 0.1)
     assert found.disagreement <= 0.1
     assert outcome(as_drawn.thresholds, chances_of(fits, hard), hard).disagreement > 0.1
 

@@ -5,7 +5,6 @@ may be given in a share `delta` of the draws at most.
 """
 
 import math
-from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from training.guarantee import (
     betting,
     certify,
     hoeffding_bentkus,
-    predictable_betting,
+    spread_betting,
 )
 from training.trace_arrays import Numbers
 
@@ -24,7 +23,7 @@ DELTA = 0.1
 LONGEST = 64
 BOUNDS: dict[str, Test] = {
     "betting": betting,
-    "predictable betting": partial(predictable_betting, delta=DELTA),
+    "spread betting": spread_betting,
     "Hoeffding-Bentkus": hoeffding_bentkus,
 }
 # How a document's chance of a wrong token is drawn around the mean: alike, uneven, or all at once.
@@ -51,7 +50,7 @@ def test_what_is_not_so_is_certified_no_oftener_than_promised(
     false = 0
     for _ in range(draws):
         loss = _documents(random, 200, target, text)
-        false += BOUNDS[bound](loss, target) <= DELTA
+        false += BOUNDS[bound](loss, target, DELTA) <= DELTA
     noise = 3 * math.sqrt(DELTA * (1 - DELTA) / draws)
     assert false / draws <= DELTA + noise
 
@@ -62,7 +61,7 @@ def test_what_is_so_is_certified_and_betting_sees_it_first() -> None:
     for _ in range(50):
         loss = _documents(random, 400, 0.6 * target, "alike")
         for bound, test in BOUNDS.items():
-            found[bound] += test(loss, target) <= DELTA
+            found[bound] += test(loss, target, DELTA) <= DELTA
     assert found["betting"] > 45
     assert found["betting"] > found["Hoeffding-Bentkus"] + 10
 
@@ -73,11 +72,11 @@ def test_nothing_wrong_in_n_documents_certifies_no_less_than_the_least_there_is(
     of 1 that comes with chance `target`.
     """
     for count in (20, 50, 200):
-        p = BOUNDS[bound](np.zeros(count), 0.05)
+        p = BOUNDS[bound](np.zeros(count), 0.05, DELTA)
         assert p >= 0.95**count * (1 - 1e-9)
-    assert BOUNDS[bound](np.zeros(200), 0.05) < DELTA
-    assert BOUNDS[bound](np.ones(200), 0.05) == 1
-    assert BOUNDS[bound](np.full(200, 0.05), 0.05) == 1
+    assert BOUNDS[bound](np.zeros(200), 0.05, DELTA) < DELTA
+    assert BOUNDS[bound](np.ones(200), 0.05, DELTA) == 1
+    assert BOUNDS[bound](np.full(200, 0.05), 0.05, DELTA) == 1
 
 
 def test_testing_ends_at_the_first_failure() -> None:
@@ -87,7 +86,8 @@ def test_testing_ends_at_the_first_failure() -> None:
     assert certify([], 0.05, 0.05, betting) == 0
 
 
-def test_the_order_of_documents_is_nothing_to_the_bet() -> None:
+def test_the_order_of_documents_is_nothing_to_a_spread_bet() -> None:
     random = np.random.default_rng(5)
     loss = _documents(random, 300, 0.03, "uneven")
-    assert betting(loss, 0.05) == pytest.approx(betting(random.permutation(loss), 0.05))
+    shuffled = random.permutation(loss)
+    assert spread_betting(loss, 0.05, DELTA) == pytest.approx(spread_betting(shuffled, 0.05, DELTA))
