@@ -1,0 +1,70 @@
+"""Traces say what the exits say along the full model's own text, with drafters in their place."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared.errors import BadModel
+from shared.exits.traces import read_traces
+from training.__main__ import calibrate
+from training.reading import Reader, signals_of
+from training.tracing import independent, trace_checkpoint
+
+
+def test_a_trace_is_what_the_exits_say_of_the_full_models_text(
+    trained: Path, held_out: Path
+) -> None:
+    reader = Reader(trained)
+    traces = [found[None] for found in trace_checkpoint(trained, held_out, tokens=8)]
+    assert traces
+    for trace in traces[:3]:
+        number = int(trace.document.removeprefix("questions-"))
+        prompt = reader.ids(_prompt(held_out, number))
+        answer = reader.continuations([prompt], 8)[0]
+        assert trace.whole == tuple(answer)
+        said = reader.read([*prompt, *answer]).at(len(prompt) - 1, len(prompt) + len(answer) - 1)
+        for row, layer in enumerate(reader.exits):
+            assert trace.exits[layer].token == tuple(said.choices[row].tolist())
+            torch.testing.assert_close(
+                torch.tensor(trace.exits[layer].top), said.confidence[row], atol=1e-5, rtol=0
+            )
+
+
+def test_signals_are_those_of_the_distribution() -> None:
+    shares = torch.tensor([0.5, 0.25, 0.25])
+    top, entropy, margin, sharp = signals_of(shares.log() + 3).tolist()
+    squares = shares**2 / (shares**2).sum()
+    assert (top, margin) == (pytest.approx(0.5), pytest.approx(0.25))
+    assert entropy == pytest.approx(-(shares * shares.log()).sum().item())
+    assert sharp == pytest.approx(-(squares * squares.log()).sum().item())
+    certain = signals_of(torch.tensor([0.0, 200.0, 0.0])).tolist()
+    assert certain == [1, 0, 1, 0]
+
+
+def test_prompts_about_one_passage_are_one_document() -> None:
+    passage = list(range(100, 145))
+    prompts = [[1, 2, *passage], [3, *passage, 4], passage[:39], [*range(60)], [5] * 3]
+    assert [number for number, _ in independent(prompts)] == [0, 2, 3, 4]
+
+
+def test_a_drafter_that_is_not_there_is_refused(trained: Path, held_out: Path) -> None:
+    with pytest.raises(BadModel, match="no drafter for split 1, edge depth 2"):
+        next(trace_checkpoint(trained, held_out, cuts=[(1, 2)]))
+
+
+def test_one_command_leaves_traces_and_agreement(
+    trained: Path, held_out: Path, tmp_path: Path
+) -> None:
+    calibrate(trained, held_out, traces=tmp_path / "traces", tokens=8)
+    written = (trained / "agreement.json").read_text()
+    assert len(list(read_traces(tmp_path / "traces" / "traces.jsonl.xz"))) >= 4
+    (trained / "agreement.json").unlink()
+    calibrate(trained, held_out, traces=tmp_path / "traces", reuse=True)
+    assert (trained / "agreement.json").read_text() == written
+
+
+def _prompt(held_out: Path, number: int) -> str:
+    from training.corpus import read_rows
+
+    return list(read_rows(held_out / "questions.jsonl.xz"))[number]["prompt"]
