@@ -80,7 +80,7 @@ def _answer(ids: list[int], text: str) -> Answer:
 
 def _asker(edge: Any, tokens: int = 3) -> Asker:
     prompts = [Prompt("a", (1,), "the dog sat"), Prompt("b", (1,))]
-    whole = [_answer([7, 7], "the cat sat"), _answer([7, 8, 7], "one two")]
+    whole = [_answer([7, 7], "the cat sat"), _answer([7, 8], "one two")]
     client = httpx.Client(transport=httpx.MockTransport(edge), base_url="http://edge")
     return Asker(client, cast(FullModel, _Judge()), prompts, whole, tokens=tokens)
 
@@ -250,7 +250,7 @@ def test_a_quick_look_writes_tables_figures_and_traces(
     [
         ("{", {}, "talk.jsonl, line 1: no JSON"),
         ('{"text": "a"}', {"traces": Path("t.jsonl")}, "traces are of answers"),
-        ('{"text": "a"}', {"out": Path("no/such/folder")}, "cannot be written"),
+        ('{"text": "a"}', {"out": Path("no/such/folder")}, "no such folder"),
         ('{"text": "a"}', {"only": ["verify"]}, "begins with one of"),
         ('{"text": "a"}', {"model": Path("none")}, "no exits"),
     ],
