@@ -14,9 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoTokenizer
 
-from shared.errors import BadModel
 from shared.model import LayerSpan, SpanModel, load_span
 from shared.model.checkpoint import read_checkpoint
 from shared.model.exits import UNTUNED_THRESHOLD, WEIGHTS, read_exits
@@ -30,8 +28,9 @@ from training.exits import ExitPoint, write_exits
 from training.lessons import cut_windows
 from training.own_text import write_own
 from training.places import has_exits, publish, view
+from training.tokenizer import read_tokenizer
 from training.translating import WINDOW, Lessons, Pace, Taught, teach
-from training.translators import Likeness, States, Translators
+from training.translators import Likeness, States, Translators, named
 from training.tuning import Prompts, held_out_prompts, tune_thresholds
 
 # Tokens the curve is measured on; each document gives its first WINDOW.
@@ -165,7 +164,7 @@ class _Workshop:
         return cls(
             folder,
             plan,
-            _tokenizer(folder),
+            read_tokenizer(folder),
             Translators(model, plan.exits, plan.translator, seed=plan.seed),
             torch.float32 if full else torch.bfloat16,
             fingerprint(folder, tensors),
@@ -280,7 +279,7 @@ class _Workshop:
             "model": self.folder.resolve().name,
             "model_fingerprint": self.fingerprint,
             "exits": list(self.translators.layers),
-            "translator": _named(plan.translator),
+            "translator": named(plan.translator),
             "parameters": sum(p.numel() for p in self.translators.parameters()),
             "text": " and ".join(kinds),
             "held_out_documents": len(judged),
@@ -296,16 +295,3 @@ class _Workshop:
         # Layers become strings, as they are in the file.
         described: dict[str, Any] = json.loads(json.dumps(content))
         return described
-
-
-def _tokenizer(folder: Path) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise BadModel(f"{folder} has no tokenizer that can be read") from error
-
-
-def _named(shape: TranslatorShape) -> str:
-    if shape.rank is not None:
-        return f"of rank {shape.rank}"
-    return "affine" if shape.affine else "none"

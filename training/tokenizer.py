@@ -6,9 +6,12 @@ model, only the three marks that begin, end and fill up a document.
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from shared.errors import BadModel
 
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 
@@ -48,3 +51,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Load what `save_pretrained` wrote."""
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
     return tokenizer
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of any checkpoint, untyped: its class is the checkpoint's.
+
+    Raises BadModel when there is none that can be read.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise BadModel(f"{folder} has no tokenizer that can be read") from error

@@ -40,6 +40,13 @@ def translator_without_effect(
     return translator
 
 
+def named(shape: TranslatorShape) -> str:
+    """A shape in words."""
+    if shape.rank is not None:
+        return f"of rank {shape.rank}"
+    return "affine" if shape.affine else "none"
+
+
 @dataclass(frozen=True, slots=True)
 class States:
     """What a frozen model makes of R tokens: the states [R, H] that enter each exit's layer, and
