@@ -49,7 +49,7 @@ def test_prompts_about_one_passage_are_one_document() -> None:
 
 
 def test_a_drafter_that_is_not_there_is_refused(trained: Path, held_out: Path) -> None:
-    with pytest.raises(BadModel, match="no drafter for split 1, edge depth 2"):
+    with pytest.raises(BadModel, match="no drafter for split 1 and edge depth 2"):
         next(trace_checkpoint(trained, held_out, cuts=[(1, 2)]))
 
 
