@@ -37,12 +37,19 @@ def agreement() -> Agreement:
 
 
 @pytest.fixture
-def calibrated(tmp_path: Path) -> Path:
-    """The edge's bundle with a calibration in it."""
+def uncalibrated(tmp_path: Path) -> Path:
+    """The edge's bundle without a calibration."""
     for file in bundles().edge.iterdir():
-        os.symlink(file, tmp_path / file.name)
-    agreement().write(tmp_path / FILE)
+        if file.name != FILE:
+            os.symlink(file, tmp_path / file.name)
     return tmp_path
+
+
+@pytest.fixture
+def calibrated(uncalibrated: Path) -> Path:
+    """The edge's bundle with a made-up calibration in place of its own."""
+    agreement().write(uncalibrated / FILE)
+    return uncalibrated
 
 
 @pytest.fixture
@@ -95,9 +102,9 @@ async def test_confidence_is_the_calibrated_chance(served: Pair) -> None:
     assert compared > 3
 
 
-async def test_without_a_calibration_confidence_is_the_top_probability() -> None:
+async def test_without_a_calibration_confidence_is_the_top_probability(uncalibrated: Path) -> None:
     parameters = {"mode": "standalone", **LENGTH}
-    async with edge_client("") as edge:
+    async with edge_client("", uncalibrated, loaded(bundles().edge)) as edge:
         answer = await ask(edge, PROMPT, **parameters)
         refused = await edge.post(
             "/generate", json={"inputs": PROMPT, "parameters": {"max_disagreement": 0.02}}
@@ -130,8 +137,9 @@ async def test_a_target_that_cannot_be_met_is_refused(
     assert told in refused.text
 
 
-async def test_a_bundle_without_targets_says_so() -> None:
-    async with running(cloud_app()) as app, edge_client(app) as edge:
+async def test_a_bundle_without_targets_says_so(uncalibrated: Path) -> None:
+    model = loaded(bundles().edge)
+    async with running(cloud_app()) as app, edge_client(app, uncalibrated, model) as edge:
         body = {"inputs": PROMPT, "parameters": {"max_disagreement": 0.02}}
         refused = await edge.post("/generate", json=body)
     assert refused.status_code == 422
