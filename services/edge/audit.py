@@ -13,16 +13,18 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from services.edge.cloud_client import Traffic
 from services.edge.policy import Rules
+from services.edge.recording import Recorder, Recording
 from services.edge.uplink import Uplink
 from shared.errors import CloudLost, TandemError
 from shared.exits.audit import Audit, Audited
 from shared.exits.controller import Controller
+from shared.exits.policy import Asked
 from shared.protocol.messages import Report, Want
 from shared.runtime.lifecycle import Lifecycle
 
@@ -52,6 +54,7 @@ class Auditor:
         share: probability with which a request is chosen.
         controller: holds targets of requests that have one.
         draw: a number in [0, 1), uniform, of which the requests know nothing.
+        recorder: keeps what was judged to its end, if anybody wants it.
     """
 
     share: float
@@ -60,6 +63,7 @@ class Auditor:
     controller: Controller = field(default_factory=Controller)
     estimate: Audit = field(default_factory=Audit)
     draw: Callable[[], float] = field(default_factory=lambda: random.SystemRandom().random)
+    recorder: Recorder | None = None
     _busy: bool = False
 
     def watch(self, uplink: Uplink | None, rules: Rules) -> "Auditing | None":
@@ -72,6 +76,8 @@ class Auditor:
         if uplink.chain.opening.priority == "emergency":
             return None
         auditing = Auditing(self, uplink, chosen=self.draw() < self.share, target=rules.target)
+        if auditing.chosen and self.recorder is not None:
+            auditing.recording = Recording()
         uplink.closing = auditing.end
         return auditing
 
@@ -118,6 +124,7 @@ class Auditing:
         judged: kept tokens before the last one that the cloud chose.
         tail: those after it.
         counts: the text is what the exits and the cloud made of it, nothing stood in for either.
+        recording: what a trace of it needs, if there is to be one.
     """
 
     auditor: Auditor
@@ -129,11 +136,19 @@ class Auditing:
     tail: int = 0
     last: int = -1
     counts: bool = True
+    recording: Recording | None = None
+
+    def heard(self, position: int, asked: Sequence[Asked]) -> None:
+        """Take in what exits said of the token at a position."""
+        if self.recording is not None:
+            self.recording.heard(position, asked)
 
     def add(self, token: int, source: str) -> None:
         """Count a token of the text."""
         self.tokens += 1
         self.last = token
+        if self.recording is not None:
+            self.recording.add(token)
         if source == "cloud":
             self.judged, self.tail = self.judged + self.tail, 0
         elif source == "fallback":
@@ -159,6 +174,15 @@ class Auditing:
             share=self.auditor.share or 1.0,
         )
         self.auditor.take(request, self.target)
+        if wrong is not None:
+            await self._record(request.wrong + wrong)
+
+    async def _record(self, wrong: int) -> None:
+        recorder, recording = self.auditor.recorder, self.recording
+        if recorder is not None and recording is not None:
+            recording.judged(self.uplink.spent.others)
+            sampled = self.uplink.chain.opening.sampling.temperature > 0
+            await recorder.keep(recording, wrong, "sampled" if sampled else "greedy")
 
     @property
     def in_the_way(self) -> bool:
@@ -182,6 +206,9 @@ class Auditing:
         before = report.disagreed - self.uplink.spent.disagreed
         if not chosen or report.judged != self.judged + self.tail - 1 or before < 0:
             raise CloudLost("the cloud did not judge the text asked for", reason="malformed")
+        if self.recording is not None:
+            self.recording.judged({each.position: each.token for each in report.disagreements})
+            self.recording.ends(chosen[0])
         return before + (chosen[0] != self.last)
 
     async def _post(self, traffic: Traffic) -> Report:

@@ -194,6 +194,8 @@ class Generation:
             )
         )
         self._past.heard(at, proposal.asked)
+        if self.auditing is not None:
+            self.auditing.heard(at, proposal.asked)
         return proposal
 
     async def _run(self, question: Question | None) -> Proposal:

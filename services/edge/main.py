@@ -22,6 +22,7 @@ from services.edge.exit_rules import ExitRules, exit_rules
 from services.edge.load import Load
 from services.edge.metrics import EdgeMetrics
 from services.edge.policy import Pacing
+from services.edge.recording import Recorder
 from services.edge.routes import RULES, Surface
 from services.edge.settings import Settings
 from services.edge.text import TextCodec
@@ -75,7 +76,7 @@ def create_app(
         controller=_controller(settings, manifest),
         chances={kind: _chances(model, split, kind) for kind in ("greedy", "sampled")},
         exits=exits,
-        auditor=_auditor(settings, exits, lifecycle, metrics),
+        auditor=_auditor(settings, exits, lifecycle, metrics, _recorder(settings, model, metrics)),
     )
     tracer = _tracer(settings, metrics)
     link = cloud.side.link if cloud else None
@@ -177,17 +178,36 @@ def _exit_rules(settings: Settings, model: SpanModel, manifest: Manifest) -> Exi
 
 
 def _auditor(
-    settings: Settings, exits: ExitRules, lifecycle: Lifecycle, metrics: EdgeMetrics
+    settings: Settings,
+    exits: ExitRules,
+    lifecycle: Lifecycle,
+    metrics: EdgeMetrics,
+    recorder: Recorder | None,
 ) -> Auditor:
     """What knows how often kept tokens are not the full model's. Where it looks, targets are held
     by what it sees.
     """
-    auditor = Auditor(settings.audit_share, lifecycle, metrics)
+    auditor = Auditor(settings.audit_share, lifecycle, metrics, recorder=recorder)
     if settings.audit_share:
         exits.hold(auditor.controller.level)
     metrics.target.set(settings.max_disagreement or 0.0)
     metrics.show_quality(auditor.bound, lambda: exits.in_force)
     return auditor
+
+
+def _recorder(settings: Settings, model: SpanModel, metrics: EdgeMetrics) -> Recorder | None:
+    manifest, _ = _manifest_of(model)
+    if settings.exit_traces is None:
+        return None
+    recorder = Recorder(
+        settings.exit_traces,
+        settings.exit_traces_bytes,
+        manifest.fingerprint,
+        sorted(model.exits),
+        metrics,
+    )
+    recorder.open()
+    return recorder
 
 
 def _tracer(settings: Settings, metrics: EdgeMetrics) -> tracing.Tracer | None:

@@ -25,6 +25,7 @@ OUTCOMES = (
     "limited", "unauthorized", "forbidden",
 )  # fmt: skip
 AUDITS = ("judged", "dropped", "late", "failed")
+RECORDINGS = ("written", "full", "failed", "unclear")
 CODECS = ("fp32", "fp16", "int8", "ids")
 # Codes of `shared.errors` a request can end with, and its user leaving.
 FAILURES = (
@@ -205,7 +206,15 @@ class EdgeMetrics(ServiceMetrics):
             "Bytes of message bodies of audits, both ways; in no request's account",
             registry=registry,
         )
+        self.recordings = Counter(
+            "tandem_exit_traces",
+            "Texts an audit had judged to their end, by what became of their traces; none where no "
+            "file is named",
+            ["outcome"],
+            registry=registry,
+        )
         expect(self.audits, AUDITS)
+        expect(self.recordings, RECORDINGS)
         self.disagreement = Gauge(
             "tandem_disagreement",
             "Estimated share of tokens that are not the full model's choice (`collaborative`), and "
@@ -229,6 +238,10 @@ class EdgeMetrics(ServiceMetrics):
         """See `audit.Observer`."""
         self.audits.labels(outcome=outcome).inc()
         self.audit_bytes.inc(count)
+
+    def recorded(self, outcome: str) -> None:
+        """See `recording.Observer`."""
+        self.recordings.labels(outcome=outcome).inc()
 
     def ended(self, request: Audited) -> None:
         """See `audit.Observer`."""

@@ -62,6 +62,11 @@ class Settings(BaseSettings):
     # Probability with which the cloud judges, when a text is finished, its kept tokens that nobody
     # has looked at; 0 judges none, and holds no target by what is seen.
     audit_share: float = Field(default=0.02, ge=0, le=1)
+    # File of JSON lines that texts judged to their end are added to, for calibration on them: what
+    # the exits said and what the full model chose. It holds the tokens of texts. Empty: none is.
+    exit_traces: Path | None = None
+    # Size of that file in bytes, beyond which nothing is added.
+    exit_traces_bytes: int = Field(default=64 * 1024**2, ge=1)
     # Drafts an edge step may run side by side (mode `verified`): 1 drafts a chain, more a tree.
     draft_width: int = Field(default=8, ge=1, le=64)
     # Least chance to be right a draft must have to be run.
@@ -188,7 +193,9 @@ class Settings(BaseSettings):
             raise ValueError(f"exit_numbers are {self.exit_numbers}; allowed: a JSON object")
         return numbers
 
-    @field_validator("keys_file", "cloud_key_file", "max_disagreement", mode="before")
+    @field_validator(
+        "keys_file", "cloud_key_file", "max_disagreement", "exit_traces", mode="before"
+    )
     @classmethod
     def _nothing(cls, given: object) -> object:
         """An empty path is none, and an empty share."""
@@ -218,6 +225,15 @@ class Settings(BaseSettings):
             build(self.exit_policy, self.policy_numbers)
             if self.max_disagreement is not None:
                 raise ValueError("max_disagreement goes without exit_policy and exit_numbers")
+        return self
+
+    @model_validator(mode="after")
+    def _traces_there_can_be(self) -> Self:
+        """Refuse to record what nobody judges, or into a name that promises another form."""
+        if self.exit_traces is not None and not self.audit_share:
+            raise ValueError("exit_traces are of texts that are judged: audit_share must be over 0")
+        if self.exit_traces is not None and self.exit_traces.suffix != ".jsonl":
+            raise ValueError("exit_traces are JSON lines: a file whose name ends in .jsonl")
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
 """What the cloud has cost a session so far, and said of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared.protocol.messages import Report
 
@@ -9,7 +9,8 @@ from shared.protocol.messages import Report
 class Spent:
     """What the cloud has cost this session so far, from its own cumulative figures.
 
-    `judged` and `disagreed` are what it said of kept tokens, `queued` what waited there last.
+    `judged` and `disagreed` are what it said of kept tokens, `queued` what waited there last;
+    `others` are the tokens it would have put in place of kept ones, by position.
     """
 
     requests: int = 0
@@ -20,6 +21,7 @@ class Spent:
     judged: int = 0
     disagreed: int = 0
     queued: int = 0
+    others: dict[int, int] = field(default_factory=dict)
     _passes_before: int = 0
     _compute_before: float = 0.0
 
@@ -31,6 +33,7 @@ class Spent:
             return
         if report.judged >= self.judged:  # reports may come in any order
             self.judged, self.disagreed = report.judged, report.disagreed
+        self.others.update((each.position, each.token) for each in report.disagreements)
         self.queued = report.pressure.queued
         self.passes = max(self.passes, self._passes_before + report.passes)
         self.near_ties = max(self.near_ties, report.near_ties)

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.edge import audit
 from shared.exits.calibration import FILE, Agreement, ExitFit, Logistic, Target
+from shared.exits.traces import read_traces
 from tests.support.apps import PATIENCE, Answer, ask, ids_of, pair
 from tests.support.prompts import prompts
 from tests.support.reference import EDGE_DEPTH, SPLIT, bundles, text, whole
@@ -62,16 +63,22 @@ async def counted(edge: httpx.AsyncClient) -> float:
     return now["tandem_judged_tokens_total"] + now["tandem_tail_tokens_total"] + asked
 
 
+def chosen(wish: Wish, answer: Answer) -> list[int]:
+    """What the full model would choose on the text before each token."""
+    prompt, ids = text().encode(wish.prompt), ids_of(answer)
+    with torch.inference_mode():
+        logits = whole()(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 :]
+    return [draws(wish, ids[:at], logits[at]).token for at in range(len(ids))]
+
+
 def disagreement(asked: Sequence[Wish], made: Sequence[Answer]) -> float:
     """The share of tokens that the full model would not choose on the text before them."""
-    wrong = tokens = 0
-    for wish, answer in zip(asked, made, strict=True):
-        prompt, ids = text().encode(wish.prompt), ids_of(answer)
-        with torch.inference_mode():
-            logits = whole()(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 :]
-        wrong += sum(draws(wish, ids[:at], logits[at]).token != ids[at] for at in range(len(ids)))
-        tokens += len(ids)
-    return wrong / tokens
+    pairs = [
+        (token, own)
+        for wish, answer in zip(asked, made, strict=True)
+        for token, own in zip(chosen(wish, answer), ids_of(answer), strict=True)
+    ]
+    return sum(token != own for token, own in pairs) / len(pairs)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +95,29 @@ async def test_where_everything_is_audited_the_estimate_is_the_truth(given: dict
     assert now["tandem_disagreement high"] == pytest.approx(truth, rel=0.01)
     assert now["tandem_audited_tokens_total"] == now["tandem_tail_tokens_total"] > 0
     assert now["tandem_audit_bytes_total"] > 0
+
+
+@pytest.mark.parametrize("given", [{}, SAMPLED], ids=["greedy", "sampled"])
+async def test_recorded_traces_say_what_the_full_model_chooses(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    asked, file = wishes(3, threshold=0.5, **given), tmp_path / "traces.jsonl"
+    async with pair(audit_share=1.0, exit_traces=file) as services:
+        made = await answered(services.edge, asked)
+        deadline = time.monotonic() + PATIENCE
+        while (await seen(services.edge))["tandem_exit_traces_total written"] < len(asked):
+            assert time.monotonic() < deadline, "a trace was not written"
+            await asyncio.sleep(0.01)
+    for wish, answer, trace in zip(asked, made, read_traces(file), strict=True):
+        assert trace.kind == ("sampled" if given else "greedy")
+        assert list(trace.whole) == chosen(wish, answer)
+        for place, token in enumerate(answer["details"]["tokens"]):
+            said = [trace.exits[layer].token[place] for layer in (SPLIT, EDGE_DEPTH)]
+            if token["source"] != "cloud":
+                layer = int(token["source"].removeprefix("exit:"))
+                assert trace.exits[layer].token[place] == token["id"]
+            assert said[0] is not None
+            assert (said[1] is None) == (token["source"] == f"exit:{SPLIT}")
 
 
 async def test_nobody_pays_for_an_audit() -> None:
