@@ -13,6 +13,7 @@ import numpy as np
 
 from shared.exits.calibration import Agreement, ExitFit, Target, file_of
 from shared.exits.traces import Trace
+from shared.model.exits import exits_sha256
 from training.calibration import Fit, expected_error, fit_logistic
 from training.guarantee import DELTA, Test, betting, certify
 from training.threshold_paths import Path as Thresholds
@@ -71,6 +72,7 @@ def make_agreement(
             for row, (layer, fit) in enumerate(zip(texts.exits, fits, strict=True))
         },
         tuple(_target(fits, fitting, testing, target, delta) for target in sorted(targets)),
+        exits_sha256(folder, cut),
     )
     agreement.write(folder / file_of(cut))
     return agreement

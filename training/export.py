@@ -34,7 +34,8 @@ def export(
     Files of an earlier export are replaced; anything measured on earlier weights is removed.
     """
     out.mkdir(parents=True, exist_ok=True)
-    measured = (out / "calibration.json", out / "evaluation.json", *out.glob("drafter-*.json"))
+    names = ("calibration.json", "evaluation.json", "agreement*.json", "drafter-*.json")
+    measured = [path for name in names for path in out.glob(name)]
     for stale in (*out.glob("*.safetensors*"), *measured):
         stale.unlink(missing_ok=True)
     shipped: Any = deepcopy(model.llama)

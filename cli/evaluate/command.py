@@ -129,6 +129,7 @@ def _assess(
     from transformers.utils.logging import disable_progress_bar
 
     from shared.exits.calibration import file_of, read_agreement
+    from shared.model.exits import exits_sha256
     from training.assessment import assess
     from training.reading import Reader, identity
 
@@ -139,6 +140,8 @@ def _assess(
         agreement = read_agreement(model / file_of(cut))
         if agreement is not None and agreement.model_fingerprint != weights:
             raise CommandError(f"{model / file_of(cut)} was made for other weights: calibrate anew")
+        if agreement is not None and agreement.exits_sha256 != exits_sha256(model, cut):
+            raise CommandError(f"{model / file_of(cut)} was made for other exits: calibrate anew")
         told("loading the model", 1, 1)
         return Findings(
             model=model.resolve().name,

@@ -78,7 +78,9 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What `agreement.json` says: fits by layer, rising, and targets, rising.
+    """What `agreement.json` says: fits by layer, rising, and targets, rising. It holds for these
+    weights of the model and of its exits; `exits_sha256` is None where those have none of their
+    own.
 
     Raises:
         ValueError: targets do not rise, or name other exits or impossible thresholds.
@@ -87,6 +89,7 @@ class Agreement:
     model_fingerprint: str
     exits: Mapping[int, ExitFit]
     targets: tuple[Target, ...]
+    exits_sha256: str | None = None
 
     def __post_init__(self) -> None:
         wanted = [target.max_disagreement for target in self.targets]
@@ -132,6 +135,7 @@ class Agreement:
             "kind": KIND,
             "version": VERSION,
             "model_fingerprint": self.model_fingerprint,
+            "exits_sha256": self.exits_sha256,
             "features": list(FEATURES),
             "exits": [
                 {
@@ -193,4 +197,10 @@ def _parse(content: Mapping[str, Any]) -> Agreement:
         )
         for each in content["targets"]
     )
-    return Agreement(str(content["model_fingerprint"]), dict(sorted(exits.items())), targets)
+    of_exits = content["exits_sha256"]
+    return Agreement(
+        str(content["model_fingerprint"]),
+        dict(sorted(exits.items())),
+        targets,
+        None if of_exits is None else str(of_exits),
+    )

@@ -6,6 +6,7 @@ split, whose states nobody else sees: layers [split, edge depth) and the exit in
 depth. Reads files; computes nothing and does not know the decision rule.
 """
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -185,6 +186,17 @@ def drafter_files(folder: Path, split: int, edge_depth: int) -> tuple[Path, Path
     """Where a drafter's JSON and its weights lie."""
     stem = f"drafter-{split}-{edge_depth}"
     return folder / f"{stem}.json", folder / f"{stem}.safetensors"
+
+
+def exits_sha256(folder: Path, cut: tuple[int, int] | None = None) -> str | None:
+    """Hex SHA-256 of the weights of a checkpoint's exits, or of its drafter for a `cut` (split,
+    edge depth); None where there are none.
+    """
+    path = folder / WEIGHTS if cut is None else drafter_files(folder, *cut)[1]
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_drafter(folder: Path, split: int, edge_depth: int) -> Drafter | None:

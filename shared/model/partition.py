@@ -19,7 +19,7 @@ from shared.errors import BadModel
 from shared.exits.calibration import FILE as AGREEMENT
 from shared.exits.calibration import Agreement, file_of, read_agreement
 from shared.model.checkpoint import StoredTensor
-from shared.model.exits import Drafter, ExitInfo
+from shared.model.exits import Drafter, ExitInfo, exits_sha256
 from shared.model.fingerprint import Progress, fingerprint
 from shared.model.loading import Checkpoint, build, open_checkpoint
 from shared.model.manifest import FILE, WEIGHTS, Manifest, ManifestExit, Role, Weights
@@ -227,6 +227,8 @@ def _checked_agreement(
         return None
     if agreement.model_fingerprint != found:
         raise BadModel(f"{path} was measured on another model")
+    if agreement.exits_sha256 != exits_sha256(opened.folder, cut if drafted else None):
+        raise BadModel(f"{path} was measured on other exits: calibrate anew, or remove it")
     return agreement if agreement.layers == sorted({*cut}) else None
 
 

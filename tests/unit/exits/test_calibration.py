@@ -25,6 +25,7 @@ AGREEMENT = Agreement(
     "beef",
     {3: FIT, 6: ExitFit(Logistic((1.0, 0.0, 0.0, 0.0), 0.0), 900, 0.3, 0.02)},
     (Target(0.01, {3: 0.97, 6: 0.95}, 0.8), Target(0.05, {3: 0.9, 6: 0.8}, 0.6)),
+    "cafe",
 )
 
 
@@ -81,6 +82,7 @@ def test_the_form_of_the_file(tmp_path: Path) -> None:
         "kind": "logistic",
         "version": 1,
         "model_fingerprint": "beef",
+        "exits_sha256": "cafe",
         "features": ["top", "entropy", "margin", "sharp"],
     }
 

@@ -2,6 +2,7 @@
 those very exits.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,14 @@ def test_that_of_other_exits_stays_where_it_is(
 def test_that_of_another_model_is_refused(source: Path, tmp_path: Path) -> None:
     made_up("0" * 64, [SPLIT, EDGE_DEPTH]).write(source / FILE)
     with pytest.raises(BadModel, match="measured on another model"):
+        cut(source, tmp_path)
+
+
+def test_that_of_other_exits_of_this_model_is_refused(source: Path, tmp_path: Path) -> None:
+    fingerprint = cut(source, tmp_path / "before").fingerprint
+    agreement = made_up(fingerprint, [SPLIT, EDGE_DEPTH])
+    replace(agreement, exits_sha256="0" * 64).write(source / FILE)
+    with pytest.raises(BadModel, match="measured on other exits"):
         cut(source, tmp_path)
 
 

@@ -1,5 +1,7 @@
 """What is written beside a checkpoint is certified on documents that had no part in choosing it."""
 
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +60,7 @@ def _planted() -> Fit:
 
 
 def test_the_file_says_what_was_found(tmp_path: Path) -> None:
+    (tmp_path / "drafter-3-6.safetensors").write_bytes(b"weights")
     made = make_agreement(tmp_path, traces(200), cut=(3, 6))
     assert read_agreement(tmp_path / file_of((3, 6))) == made
     assert made.model_fingerprint == "ab"
@@ -68,7 +71,10 @@ def test_the_file_says_what_was_found(tmp_path: Path) -> None:
     assert offloaded[-1] < 0.7
     for fit in made.exits.values():
         assert fit.ece_after < 0.05 < fit.ece_before
-    assert make_agreement(tmp_path, traces(200)) == made
+    assert made.exits_sha256 == sha256(b"weights").hexdigest()
+    other = make_agreement(tmp_path, traces(200))
+    assert other.exits_sha256 is None
+    assert replace(other, exits_sha256=made.exits_sha256) == made
 
 
 def test_targets_hold_on_documents_nobody_saw(tmp_path: Path) -> None:

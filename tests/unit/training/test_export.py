@@ -69,14 +69,16 @@ def test_generation_stops_at_the_end_mark(folder: Path) -> None:
 def test_a_large_model_is_cut_into_shards_and_an_older_export_leaves_nothing(
     folder: Path, model: EarlyExitLlama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder / "evaluation.json").write_text("of other weights")
+    stale = [folder / name for name in ("evaluation.json", "agreement.json", "agreement-1-2.json")]
+    for path in stale:
+        path.write_text("of other weights")
     monkeypatch.setattr(exporting, "SHARD_LIMIT", "40KB")
     export(model, train_tokenizer(documents(20), 300), folder, training={"format": 1})
     shards = sorted(folder.glob("model-*.safetensors"))
     assert len(shards) > 1
     assert all(path.stat().st_size < 45_000 for path in shards)
     assert not (folder / "model.safetensors").exists()
-    assert not (folder / "evaluation.json").exists()
+    assert not any(path.exists() for path in stale)
     AutoModelForCausalLM.from_pretrained(folder)
 
 
