@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 OVERLAY = ROOT / "k8s" / "overlays" / "fleet"
 # Options of the Job that say where the edges are and how its report leaves the pod.
 OF_THE_JOB_ONLY = ("--edge=", "--discover", "--json=", "--wait-ready=")
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 
 Report = dict[str, Any]
 

@@ -26,7 +26,7 @@ REQUESTS = (
     ("collaborative", "The king said to his daughter,"),
     ("cloud", "User: Hi, I want to find a restaurant in San Jose.\nAssistant:"),
 )
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 
 
 def demo(

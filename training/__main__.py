@@ -3,6 +3,7 @@
 It reads arguments and shows what happens; each command calls one function that does the work.
 """
 
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
-from shared.exits.calibration import file_of
+from shared.exits.calibration import TEXTS, file_of
 from shared.exits.traces import read_traces
 from training import recipe
 from training.agreement import make_agreement
@@ -104,25 +105,26 @@ def calibrate(
     device: Device = "cpu",
 ) -> None:
     """Fit the chances of a checkpoint's exits, and thresholds that hold a target: agreement.json,
-    and one for each drafter beside it.
+    agreement-sampled.json, and two for each drafter beside it.
     """
     with TemporaryDirectory() as scratch:
         place = traces or Path(scratch)
-        if not reuse:
-            with console.status("reading continuations") as status:
+        with console.status("reading continuations") as status:
+            for text in () if reuse else TEXTS:
                 write_checkpoint_traces(
                     folder,
                     held_out,
                     place,
+                    text=text,
                     prompts=prompts,
                     tokens=tokens,
                     device=device,
                     progress=lambda done, total: status.update(f"continuations {done}/{total}"),
                 )
-        for cut in (None, *drafters_beside(folder)):
-            found = read_traces(place / traces_of(cut))
+        for cut, text in product((None, *drafters_beside(folder)), TEXTS):
+            found = read_traces(place / traces_of(cut, text))
             agreement = make_agreement(folder, found, cut=cut, delta=delta)
-            console.print(f"{folder / file_of(cut)}:")
+            console.print(f"{folder / file_of(cut, text)}:")
             for layer, fit in agreement.exits.items():
                 console.print(
                     f"  exit {layer}: calibration error {fit.ece_before:.3f} before, "

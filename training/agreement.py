@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.exits.calibration import Agreement, ExitFit, Target, file_of
+from shared.exits.calibration import Agreement, ExitFit, Target, Text, file_of
 from shared.exits.traces import Trace
 from shared.model.exits import exits_sha256
 from training.calibration import Fit, expected_error, fit_logistic
@@ -65,6 +65,7 @@ def make_agreement(
         raise ValueError(f"{len(texts.lengths)} documents are too few to split")
     fitting, testing = texts.split(FITTING, seed)
     fits = fit_exits(fitting)
+    text: Text = "sampled" if found[0].kind == "sampled" else "greedy"
     agreement = Agreement(
         found[0].model_fingerprint,
         {
@@ -73,8 +74,9 @@ def make_agreement(
         },
         tuple(_target(fits, fitting, testing, target, delta) for target in sorted(targets)),
         exits_sha256(folder, cut),
+        text,
     )
-    agreement.write(folder / file_of(cut))
+    agreement.write(folder / file_of(cut, text))
     return agreement
 
 

@@ -21,16 +21,17 @@ from shared.model import LayerSpan, ModelShape, Segment, SpanModel, load_span
 from shared.model.checkpoint import read_checkpoint
 from shared.model.exits import Drafter, read_drafter, read_exits
 from shared.model.fingerprint import fingerprint
-from training.writing import GREEDY, write_on
+from training.writing import GREEDY, choose, write_on
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What E exits and the end say after each of T tokens, in the order of their layers.
 
-    choices [E+1, T] int64: the likeliest next token; signals [4, E+1, T] float32: its probability,
-    and the others of `shared.exits.signals.FEATURES`, from raw logits; losses [E+1, T] float32:
-    nats of the token that did follow (NaN after the last). The end is the last row.
+    choices [E+1, T] int64: the next token each chooses; signals [4, E+1, T] float32: the
+    likeliest one's probability, and the others of `shared.exits.signals.FEATURES`, from raw logits;
+    losses [E+1, T] float32: nats of the token that did follow (NaN after the last). The end is the
+    last row.
     """
 
     choices: Tensor
@@ -141,8 +142,16 @@ class Reader:
         return str(self.tokenizer.decode(list(ids)))
 
     @torch.inference_mode()
-    def read(self, ids: Sequence[int], start: int = 0) -> Reading:
-        """Read one text of at most `max_positions` tokens; says what is said from `start` on."""
+    def read(
+        self,
+        ids: Sequence[int],
+        start: int = 0,
+        parameters: SamplingParameters = GREEDY,
+        seed: int = 0,
+    ) -> Reading:
+        """Read one text of at most `max_positions` tokens; says what is said from `start` on, each
+        choosing as in a request with these parameters.
+        """
         tokens = self._tensor(ids)
         if self._edge is self.model:
             heads = self._run(self.model, tokens, self.layers, start)
@@ -154,7 +163,15 @@ class Reader:
         following = tokens[start + 1 :].expand(len(logits), -1)
         losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), following, reduction="none")
         losses = torch.cat([losses, unknown], dim=1)
-        return Reading(logits.argmax(dim=-1).cpu(), signals_of(logits).cpu(), losses.cpu())
+        chosen = logits.argmax(dim=-1).cpu()
+        if parameters.temperature:
+            chosen = torch.tensor(
+                [
+                    [choose(row, parameters, seed, at) for at, row in enumerate(rows, start + 1)]
+                    for rows in logits
+                ]
+            )
+        return Reading(chosen, signals_of(logits).cpu(), losses.cpu())
 
     def _run(
         self, model: SpanModel, tokens: Tensor, stops: Sequence[int], first: int
@@ -176,10 +193,13 @@ class Reader:
         prompts: Sequence[Sequence[int]],
         tokens: int,
         parameters: SamplingParameters = GREEDY,
+        seed: int = 0,
     ) -> list[list[int]]:
-        """The whole model's answer to each prompt: up to `tokens` ids, end included."""
+        """The whole model's answer to each prompt: up to `tokens` ids, end included; the seed of
+        prompt n is `seed` + n.
+        """
         end = self.tokenizer.eos_token_id
-        return write_on(self.model, prompts, tokens, end=end, parameters=parameters)
+        return write_on(self.model, prompts, tokens, end=end, parameters=parameters, seed=seed)
 
     def _tensor(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor(ids, device=self._device)

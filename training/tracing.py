@@ -1,7 +1,8 @@
 """Traces of a checkpoint: what its exits say along the whole model's own continuations.
 
-Served, an exit is asked about text the model is writing; so held-out prompts are continued greedily
-by the whole model, and every place of each continuation is read. A continuation is one document.
+Served, an exit is asked about text the model is writing; so held-out prompts are continued by the
+whole model, greedily or drawn, and every place of each continuation is read. A continuation is one
+document.
 Knows files and models; what is made of traces is others' business.
 """
 
@@ -11,9 +12,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from shared.exits.calibration import Text
 from shared.exits.traces import ExitTrace, Trace, write_traces
 from training.reading import Reader, Reading, identity
 from training.tuning import held_out_prompts
+from training.writing import DRAWN, GREEDY
 
 Progress = Callable[[int, int], None]
 Cut = tuple[int, int]
@@ -29,6 +32,7 @@ def trace_checkpoint(
     held_out: Path,
     *,
     cuts: Sequence[Cut | None] = (None,),
+    text: Text = "greedy",
     prompts: int | None = None,
     tokens: int = 64,
     device: str = "cpu",
@@ -37,11 +41,11 @@ def trace_checkpoint(
     """Yield, for each held-out prompt, the trace of its continuation by each cut.
 
     cuts: split and edge depth of drafters beside the checkpoint; None is the checkpoint's own
-    exits. Every file of `held_out` that has prompts gives up to `prompts` of them (by default all
-    that fit), less those that quote an earlier one at length; each is continued by up to `tokens`
-    tokens (at most half of what the model can read). Documents are numbered as the prompts are.
-    Raises FileNotFoundError when `held_out` has no prompts, BadModel when `folder` lacks exits or
-    a drafter.
+    exits. text: how everybody chooses; drawn, each document has a seed of its own. Every file of
+    `held_out` that has prompts gives up to `prompts` of them (by default all that fit), less those
+    that quote an earlier one at length; each is continued by up to `tokens` tokens (at most half of
+    what the model can read). Documents are numbered as the prompts are. Raises FileNotFoundError
+    when `held_out` has no prompts, BadModel when `folder` lacks exits or a drafter.
     """
     readers = {cut: Reader(folder, cut=cut, device=device) for cut in cuts}
     writer = next(iter(readers.values()))
@@ -51,19 +55,22 @@ def trace_checkpoint(
     most = -1 if prompts is None else prompts
     found = held_out_prompts(held_out, writer.ids, most=most, longest=room)
     sources = {source: independent(texts) for source, texts in found.items()}
+    parameters = DRAWN if text == "sampled" else GREEDY
     done, total = 0, sum(map(len, sources.values()))
     for source, texts in sources.items():
         numbered = iter(texts)
         while group := list(islice(numbered, _GROUP)):
-            answers = writer.continuations([prompt for _, prompt in group], tokens)
+            asked = [prompt for _, prompt in group]
+            answers = writer.continuations(asked, tokens, parameters, seed=done)
             for (number, prompt), answer in zip(group, answers, strict=True):
                 # The token at position n is chosen by what is said after position n - 1.
                 start = len(prompt) - 1
                 ids = [*prompt, *answer[:-1]]
                 yield {
                     cut: as_trace(
-                        reader.read(ids, start),
+                        reader.read(ids, start, parameters, seed=done),
                         reader.exits,
+                        kind=text,
                         model_fingerprint=weights,
                         document=f"{source}-{number}",
                         source=source,
@@ -80,6 +87,7 @@ def write_checkpoint_traces(
     held_out: Path,
     out: Path,
     *,
+    text: Text = "greedy",
     prompts: int | None = None,
     tokens: int = 64,
     device: str = "cpu",
@@ -94,6 +102,7 @@ def write_checkpoint_traces(
             folder,
             held_out,
             cuts=cuts,
+            text=text,
             prompts=prompts,
             tokens=tokens,
             device=device,
@@ -102,7 +111,7 @@ def write_checkpoint_traces(
     )
     out.mkdir(parents=True, exist_ok=True)
     for cut in cuts:
-        write_traces(out / traces_of(cut), (traces[cut] for traces in found))
+        write_traces(out / traces_of(cut, text), (traces[cut] for traces in found))
 
 
 def drafters_beside(folder: Path) -> list[Cut]:
@@ -127,15 +136,22 @@ def independent(prompts: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[in
     return chosen
 
 
-def traces_of(cut: Cut | None) -> str:
+def traces_of(cut: Cut | None, text: Text = "greedy") -> str:
     """The name of a file of traces: of a checkpoint's own exits, or of a drafter's cut."""
-    return "traces.jsonl.xz" if cut is None else f"traces-{cut[0]}-{cut[1]}.jsonl.xz"
+    parts = ["traces", *(["sampled"] if text == "sampled" else []), *map(str, cut or ())]
+    return "-".join(parts) + ".jsonl.xz"
 
 
 def as_trace(
-    reading: Reading, exits: Sequence[int], *, model_fingerprint: str, document: str, source: str
+    reading: Reading,
+    exits: Sequence[int],
+    *,
+    model_fingerprint: str,
+    document: str,
+    source: str,
+    kind: Text = "greedy",
 ) -> Trace:
-    """A reading of a text the whole model chose greedily, as a document; signals are rounded to
+    """A reading of a text the whole model chose, as a document; signals are rounded to
     six decimals.
     """
     choices, signals = reading.choices.tolist(), _rounded(reading.signals)
@@ -153,7 +169,7 @@ def as_trace(
         model_fingerprint=model_fingerprint,
         document=document,
         source=source,
-        kind="greedy",
+        kind=kind,
         whole=tuple(choices[-1]),
         exits=said,
     )

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from shared.decoding.sampling import PrefixState, SamplingParameters, sample
+from shared.exits.calibration import HOTTEST
 from shared.model import KVCache, Segment, SpanModel
 
 GREEDY = SamplingParameters()
 SAMPLED = SamplingParameters(temperature=0.8, top_p=0.95)
-# How the whole model writes what exits are measured on, by name.
+# The hardest that is promised for: exits differ most where all of the distribution counts.
+DRAWN = SamplingParameters(temperature=HOTTEST)
+# How the whole model writes what drafts are measured on, by name.
 KINDS = {"greedy": GREEDY, "sampled": SAMPLED}
 _SESSIONS = 32
 
@@ -27,18 +30,19 @@ def write_on(
     *,
     end: int | None,
     parameters: SamplingParameters = GREEDY,
+    seed: int = 0,
 ) -> list[list[int]]:
     """Each prompt's continuation by up to `tokens` ids, an `end` included.
 
-    model: a whole one, with embedding and head. The seed of prompt n is n. Penalties are refused
-    with ValueError: no prefix is folded here.
+    model: a whole one, with embedding and head. The seed of prompt n is `seed` + n. Penalties are
+    refused with ValueError: no prefix is folded here.
     """
     if parameters.repetition_penalty != 1 or parameters.min_new_tokens:
         raise ValueError("what depends on the prefix is not sampled here")
     answers: list[list[int]] = []
     for first in range(0, len(prompts), _SESSIONS):
         group = prompts[first : first + _SESSIONS]
-        answers += _write(model, group, tokens, end, parameters=parameters, seed=first)
+        answers += _write(model, group, tokens, end, parameters=parameters, seed=seed + first)
     return answers
 
 
@@ -59,7 +63,7 @@ def _write(
             logits = _logits(model, [(caches[index], ids) for index, ids in waiting.items()])
             for row, index in zip(logits, waiting, strict=True):
                 position = caches[index].length(0)
-                answers[index].append(_choose(row, parameters, seed + index, position))
+                answers[index].append(choose(row, parameters, seed + index, position))
             waiting = {
                 index: answers[index][-1:]
                 for index in waiting
@@ -78,7 +82,8 @@ def _logits(model: SpanModel, sessions: Sequence[tuple[KVCache, list[int]]]) -> 
     return model.logits(last)
 
 
-def _choose(logits: Tensor, parameters: SamplingParameters, seed: int, position: int) -> int:
+def choose(logits: Tensor, parameters: SamplingParameters, seed: int, position: int) -> int:
+    """The token of logits [V] at a position, of a request with this seed."""
     nothing = PrefixState.start(())
     return sample(logits, nothing, parameters, seed=seed, index=0, position=position).token
 

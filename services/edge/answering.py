@@ -20,7 +20,7 @@ from services.edge.draft_uplink import DraftUplink
 from services.edge.drafting import Ranker
 from services.edge.drafts import Drafts
 from services.edge.engine import EdgeEngine, EdgeResult, EdgeWork
-from services.edge.exit_rules import ExitRules
+from services.edge.exit_rules import RuleBook
 from services.edge.generation import Generation
 from services.edge.load import Load
 from services.edge.metrics import EdgeMetrics
@@ -84,7 +84,7 @@ class Answering:
     load: Load
     controller: Controller
     chances: Mapping[Kind, Mapping[int, Chances]]
-    exits: ExitRules
+    exits: RuleBook
     auditor: Auditor
 
     @property
@@ -205,14 +205,15 @@ class Answering:
         require_fitting(parameters, mode)
         wishes = parameters.model_dump(include={"threshold", "max_disagreement"})
         # A text that may be taken up again must come out the same.
-        exits = self.exits if conversation is None else self.exits.unmoved
+        exits = self.exits.of(parameters.temperature or 0.0)
+        exits = exits if conversation is None else exits.unmoved
         rules = Rules(
             mode=mode,
             policy=exits.policy(**wishes),
             target=exits.wanted(**wishes) if conversation is None else None,
             on_cloud_loss=parameters.on_cloud_loss or default_on_cloud_loss(mode),
             most_held=MOST_HELD if parameters.repair else 0,
-            chances=self.exits.chances,
+            chances=exits.chances,
         )
         if self.cloud is not None:
             require_cloud(rules, self.cloud.link)

@@ -13,7 +13,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from services.edge.recording import Recorder, Recording
 from services.edge.uplink import Uplink
 from shared.errors import CloudLost, TandemError
 from shared.exits.audit import Audit, Audited
+from shared.exits.calibration import TEXTS, Text, text_of
 from shared.exits.controller import Controller
 from shared.exits.policy import Asked
 from shared.protocol.messages import Report, Want
@@ -52,7 +53,7 @@ class Auditor:
 
     Args:
         share: probability with which a request is chosen.
-        controller: holds targets of requests that have one.
+        controllers: hold targets of requests that have one, by how their tokens are chosen.
         draw: a number in [0, 1), uniform, of which the requests know nothing.
         recorder: keeps what was judged to its end, if anybody wants it.
     """
@@ -60,7 +61,9 @@ class Auditor:
     share: float
     lifecycle: Lifecycle
     observer: Observer
-    controller: Controller = field(default_factory=Controller)
+    controllers: Mapping[Text, Controller] = field(
+        default_factory=lambda: {text: Controller() for text in TEXTS}
+    )
     estimate: Audit = field(default_factory=Audit)
     draw: Callable[[], float] = field(default_factory=lambda: random.SystemRandom().random)
     recorder: Recorder | None = None
@@ -81,11 +84,11 @@ class Auditor:
         uplink.closing = auditing.end
         return auditing
 
-    def take(self, request: Audited, target: float | None) -> None:
+    def take(self, request: Audited, target: float | None, text: Text | None) -> None:
         """Take in a request that has ended."""
         self.estimate.take(request)
-        if target is not None:
-            self.controller.take(request, target)
+        if target is not None and text is not None:
+            self.controllers[text].take(request, target)
         self.observer.ended(request)
 
     def bound(self, name: str) -> float:
@@ -173,7 +176,7 @@ class Auditing:
             tail_wrong=wrong,
             share=self.auditor.share or 1.0,
         )
-        self.auditor.take(request, self.target)
+        self.auditor.take(request, self.target, text_of(self.temperature))
         if wrong is not None:
             await self._record(request.wrong + wrong)
 
@@ -181,8 +184,12 @@ class Auditing:
         recorder, recording = self.auditor.recorder, self.recording
         if recorder is not None and recording is not None:
             recording.judged(self.uplink.spent.others)
-            sampled = self.uplink.chain.opening.sampling.temperature > 0
-            await recorder.keep(recording, wrong, "sampled" if sampled else "greedy")
+            await recorder.keep(recording, wrong, "sampled" if self.temperature else "greedy")
+
+    @property
+    def temperature(self) -> float:
+        """At which its tokens are chosen."""
+        return self.uplink.chain.opening.sampling.temperature
 
     @property
     def in_the_way(self) -> bool:

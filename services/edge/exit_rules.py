@@ -9,12 +9,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
 from shared.errors import BadModel, Invalid
-from shared.exits.calibration import FILE, Agreement, Logistic, Target, read_agreement
+from shared.exits.calibration import (
+    FILE,
+    HOTTEST,
+    TEXTS,
+    Agreement,
+    Logistic,
+    Target,
+    Text,
+    file_of,
+    read_agreement,
+    text_of,
+)
 from shared.exits.path import Path, Point
 from shared.exits.policies import build
 from shared.exits.policy import Policy
 
 PER_EXIT = "per_exit"
+KEEP_NOTHING = {"threshold": 1.0}
 
 
 def as_chosen(target: Target) -> Mapping[int, float]:
@@ -24,19 +36,21 @@ def as_chosen(target: Target) -> Mapping[int, float]:
 
 @dataclass(slots=True)
 class ExitRules:
-    """Which policy decides, for each request anew.
+    """Which policy decides, for each request anew, where tokens are chosen in one way.
 
     Args:
         usual: where neither request nor deployment names a target.
         agreement: the exits' calibration, if the bundle has one.
         max_disagreement: the deployment's target, for requests that say nothing.
         thresholds_of: the thresholds by which a target is held now.
+        where: which requests these are, for those that are refused.
     """
 
     usual: Policy
     agreement: Agreement | None = None
     max_disagreement: float | None = None
     thresholds_of: Callable[[Target], Mapping[int, float]] = as_chosen
+    where: str = ""
 
     @property
     def chances(self) -> Mapping[int, Logistic]:
@@ -108,8 +122,35 @@ class ExitRules:
             Invalid: there is none.
         """
         if self.agreement is None or not self.agreement.targets:
-            raise _refused("cannot be promised: this model's exits have no calibrated targets")
+            raise _refused(
+                f"cannot be promised{self.where}: this model's exits have no calibrated targets"
+            )
         return self.agreement.target(max_disagreement)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleBook:
+    """The rules of a deployment, by how a request's tokens are chosen; `beyond` are those at
+    temperatures nothing was calibrated at.
+    """
+
+    by_text: Mapping[Text, ExitRules]
+    beyond: ExitRules
+
+    def of(self, temperature: float) -> ExitRules:
+        """The rules of requests at a temperature."""
+        text = text_of(temperature)
+        return self.beyond if text is None else self.by_text[text]
+
+    @property
+    def in_force(self) -> Mapping[int, float]:
+        """See `ExitRules.in_force`, of greedy requests."""
+        return self.by_text["greedy"].in_force
+
+    def hold(self, levels: Callable[[Text], Callable[[float], float]]) -> None:
+        """See `ExitRules.hold`; each way of choosing has levels of its own."""
+        for text, rules in self.by_text.items():
+            rules.hold(levels(text))
 
 
 def exit_rules(
@@ -120,11 +161,12 @@ def exit_rules(
     policy: str,
     numbers: Mapping[str, object],
     max_disagreement: float | None,
-) -> ExitRules:
-    """The rules of a deployment.
+) -> RuleBook:
+    """The rules of a deployment. Where there is no calibration for drawn tokens, or none for their
+    temperature, nothing of what was promised with one is kept: the cloud decides every token.
 
     Args:
-        bundle: the edge's, which may hold a calibration.
+        bundle: the edge's, which may hold calibrations.
         fingerprint: of its model.
         thresholds: those of its exits, by layer: `per_exit`'s unless `numbers` say otherwise.
 
@@ -132,26 +174,50 @@ def exit_rules(
         BadModel: the calibration is of another model or of other exits, or the bundle lacks what
             policy or target need.
     """
-    agreement = read_agreement(bundle / FILE)
-    if agreement is not None and agreement.model_fingerprint != fingerprint:
-        raise BadModel(f"{bundle / FILE} was measured on another model than the bundle's")
-    if agreement is not None and agreement.layers != sorted(thresholds):
-        raise BadModel(
-            f"{bundle / FILE} is of the exits {agreement.layers}; the bundle's are "
-            f"{sorted(thresholds)}"
-        )
+    found = {text: _agreement(bundle, text, fingerprint, sorted(thresholds)) for text in TEXTS}
+    greedy = found["greedy"]
     given = numbers if numbers or policy != PER_EXIT else {"thresholds": thresholds}
     try:
         usual = build(policy, given)
         usual.require_layers(thresholds)
     except ValueError as error:
         raise BadModel(f"{bundle} cannot be served so: {error}") from error
-    if usual.needs_chance and agreement is None:
+    if usual.needs_chance and greedy is None:
         raise BadModel(f"exit policy {policy} needs calibrated exits: {bundle} has no {FILE}")
-    rules = ExitRules(usual, agreement, max_disagreement)
-    if max_disagreement is not None and (agreement is None or not agreement.targets):
+    if max_disagreement is not None and (greedy is None or not greedy.targets):
         raise BadModel(f"a target of disagreement needs calibrated ones: {bundle} has none")
-    return rules
+    sampled = _rules(usual, found["sampled"], max_disagreement, " for tokens that are drawn")
+    return RuleBook(
+        {"greedy": ExitRules(usual, greedy, max_disagreement), "sampled": sampled},
+        beyond=_rules(usual, None, max_disagreement, f" at temperatures over {HOTTEST:g}"),
+    )
+
+
+def _rules(
+    usual: Policy, agreement: Agreement | None, max_disagreement: float | None, where: str
+) -> ExitRules:
+    """Of requests that may lack a calibration, whatever the deployment asks for."""
+    if agreement is not None and agreement.targets:
+        return ExitRules(usual, agreement, max_disagreement, where=where)
+    unmet = max_disagreement is not None or (usual.needs_chance and agreement is None)
+    return ExitRules(build("single", KEEP_NOTHING) if unmet else usual, agreement, where=where)
+
+
+def _agreement(
+    bundle: FilePath, text: Text, fingerprint: str, layers: list[int]
+) -> Agreement | None:
+    """The calibration in a bundle for one way of choosing tokens."""
+    path = bundle / file_of(text=text)
+    agreement = read_agreement(path)
+    if agreement is None:
+        return None
+    if agreement.model_fingerprint != fingerprint:
+        raise BadModel(f"{path} was measured on another model than the bundle's")
+    if agreement.layers != layers:
+        raise BadModel(f"{path} is of the exits {agreement.layers}; the bundle's are {layers}")
+    if agreement.text != text:
+        raise BadModel(f"{path} was measured on {agreement.text} text")
+    return agreement
 
 
 def _refused(why: str) -> Invalid:

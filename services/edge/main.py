@@ -18,7 +18,7 @@ from services.edge.chances import Chances, untuned_chances
 from services.edge.connecting import connect, connected
 from services.edge.controller import Controller, Measured
 from services.edge.engine import EdgeEngine, EdgeResult, EdgeWork
-from services.edge.exit_rules import ExitRules, exit_rules
+from services.edge.exit_rules import RuleBook, exit_rules
 from services.edge.load import Load
 from services.edge.metrics import EdgeMetrics
 from services.edge.policy import Pacing
@@ -166,7 +166,7 @@ def _controller(settings: Settings, manifest: Manifest) -> Controller:
     )
 
 
-def _exit_rules(settings: Settings, model: SpanModel, manifest: Manifest) -> ExitRules:
+def _exit_rules(settings: Settings, model: SpanModel, manifest: Manifest) -> RuleBook:
     return exit_rules(
         settings.bundle,
         manifest.fingerprint,
@@ -179,7 +179,7 @@ def _exit_rules(settings: Settings, model: SpanModel, manifest: Manifest) -> Exi
 
 def _auditor(
     settings: Settings,
-    exits: ExitRules,
+    exits: RuleBook,
     lifecycle: Lifecycle,
     metrics: EdgeMetrics,
     recorder: Recorder | None,
@@ -189,7 +189,7 @@ def _auditor(
     """
     auditor = Auditor(settings.audit_share, lifecycle, metrics, recorder=recorder)
     if settings.audit_share:
-        exits.hold(auditor.controller.level)
+        exits.hold(lambda text: auditor.controllers[text].level)
     metrics.target.set(settings.max_disagreement or 0.0)
     metrics.show_quality(auditor.bound, lambda: exits.in_force)
     return auditor

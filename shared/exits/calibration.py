@@ -1,5 +1,5 @@
 """The chance that the full model would choose an exit's token, and what thresholds of it are worth:
-the file `agreement.json` beside a checkpoint and in an edge's bundle.
+the files `agreement*.json` beside a checkpoint and in an edge's bundle.
 
 It reads and writes the file; how it is fitted is `training`'s business, and what a policy makes of
 a chance is not known here.
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from shared.errors import BadModel
 from shared.exits.signals import FEATURES, Signals
@@ -18,13 +18,26 @@ from shared.exits.signals import FEATURES, Signals
 FILE = "agreement.json"
 FORMAT = 1
 KIND, VERSION = "logistic", 1
+# How the texts were chosen that it holds for: greedily, or drawn at temperature 1 from all of the
+# distribution. Drawn at lower temperatures, or more narrowly, exits agree more often.
+Text = Literal["greedy", "sampled"]
+TEXTS: tuple[Text, ...] = ("greedy", "sampled")
+HOTTEST = 1.0
 
 
-def file_of(cut: tuple[int, int] | None = None) -> str:
+def file_of(cut: tuple[int, int] | None = None, text: Text = "greedy") -> str:
     """The file's name beside a checkpoint: without a drafter, or made with the drafter of a
-    `cut` (split, edge depth) in place.
+    `cut` (split, edge depth) in place. In a bundle it is as without.
     """
-    return FILE if cut is None else f"agreement-{cut[0]}-{cut[1]}.json"
+    parts = ["agreement", *(["sampled"] if text == "sampled" else []), *map(str, cut or ())]
+    return "-".join(parts) + ".json"
+
+
+def text_of(temperature: float) -> Text | None:
+    """Which calibration holds at a temperature; None where none does."""
+    if temperature == 0:
+        return "greedy"
+    return "sampled" if temperature <= HOTTEST else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +91,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What `agreement.json` says: fits by layer, rising, and targets, rising. It holds for these
+    """What such a file says: fits by layer, rising, and targets, rising. It holds for these
     weights of the model and of its exits; `exits_sha256` is None where those have none of their
     own.
 
@@ -90,6 +103,7 @@ class Agreement:
     exits: Mapping[int, ExitFit]
     targets: tuple[Target, ...]
     exits_sha256: str | None = None
+    text: Text = "greedy"
 
     def __post_init__(self) -> None:
         wanted = [target.max_disagreement for target in self.targets]
@@ -136,6 +150,7 @@ class Agreement:
             "version": VERSION,
             "model_fingerprint": self.model_fingerprint,
             "exits_sha256": self.exits_sha256,
+            "text": self.text,
             "features": list(FEATURES),
             "exits": [
                 {
@@ -197,10 +212,13 @@ def _parse(content: Mapping[str, Any]) -> Agreement:
         )
         for each in content["targets"]
     )
-    of_exits = content["exits_sha256"]
+    of_exits, text = content["exits_sha256"], content["text"]
+    if text not in TEXTS:
+        raise ValueError(f"text {text!r} is none of {TEXTS}")
     return Agreement(
         str(content["model_fingerprint"]),
         dict(sorted(exits.items())),
         targets,
         None if of_exits is None else str(of_exits),
+        text,
     )

@@ -16,8 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shared.errors import BadModel
-from shared.exits.calibration import FILE as AGREEMENT
-from shared.exits.calibration import Agreement, file_of, read_agreement
+from shared.exits.calibration import TEXTS, Agreement, Text, file_of, read_agreement
 from shared.model.checkpoint import StoredTensor
 from shared.model.exits import Drafter, ExitInfo, exits_sha256
 from shared.model.fingerprint import Progress, fingerprint
@@ -66,9 +65,9 @@ def write_bundles(
     and the unembedding they share; the cloud gets layers from `cloud_start` on, the head, and the
     embedding if it starts at layer 0. Where a drafter for exactly this cut lies beside the
     checkpoint, the edge's layers from `split` on and its last exit are the drafter's; the cloud's
-    never are. Where a calibration of exactly these exits lies there too (with a drafter: one made
-    with it in place), the edge gets it as `agreement.json`. A manifest is written last: without it
-    a bundle is not whole.
+    never are. Where calibrations of exactly these exits lie there too (with a drafter: made with it
+    in place), the edge gets them, as `agreement.json` and `agreement-sampled.json`. A manifest is
+    written last: without it a bundle is not whole.
 
     Args:
         source: a Hugging Face checkpoint folder.
@@ -111,7 +110,7 @@ class _Beside:
     """What lies beside a checkpoint for the edge of one cut."""
 
     drafter: Drafter | None = None
-    agreement: Agreement | None = None
+    agreements: tuple[Agreement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +153,8 @@ class _Writer:
             shape=ModelShape.of(self.opened.source.config),
             drafter=None if drafter is None else drafter.acceptance,
         )
-        if beside.agreement is not None:
-            beside.agreement.write(folder / AGREEMENT)
+        for agreement in beside.agreements:
+            agreement.write(folder / file_of(text=agreement.text))
         manifest.write(folder)
         return manifest
 
@@ -164,7 +163,7 @@ class _Writer:
         for stale in (
             folder / FILE,
             folder / MAP_FILE,
-            folder / AGREEMENT,
+            *folder.glob("agreement*.json"),
             *folder.glob("*.safetensors"),
         ):
             stale.unlink(missing_ok=True)
@@ -218,10 +217,10 @@ def _checked_drafter(opened: Checkpoint, found: str, split: int, edge_depth: int
 
 
 def _checked_agreement(
-    opened: Checkpoint, found: str, cut: tuple[int, int], *, drafted: bool
+    opened: Checkpoint, found: str, cut: tuple[int, int], text: Text, *, drafted: bool
 ) -> Agreement | None:
     """The calibration of exactly these exits; that of others is as good as none."""
-    path = opened.folder / file_of(cut if drafted else None)
+    path = opened.folder / file_of(cut if drafted else None, text)
     agreement = read_agreement(path)
     if agreement is None:
         return None
@@ -234,7 +233,9 @@ def _checked_agreement(
 
 def _checked(opened: Checkpoint, found: str, cut: tuple[int, int], *, use_drafter: bool) -> _Beside:
     drafter = _checked_drafter(opened, found, *cut) if use_drafter else None
-    return _Beside(drafter, _checked_agreement(opened, found, cut, drafted=drafter is not None))
+    drafted = drafter is not None
+    found_there = [_checked_agreement(opened, found, cut, text, drafted=drafted) for text in TEXTS]
+    return _Beside(drafter, tuple(each for each in found_there if each is not None))
 
 
 def _weights(name: str) -> Weights:

@@ -129,4 +129,4 @@ def nursery(before: str = "") -> Iterator[Nursery]:
         finally:
             assert process.stdin is not None
             process.stdin.close()
-            process.wait(10)
+            process.wait(60)

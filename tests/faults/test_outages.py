@@ -20,6 +20,7 @@ from tests.faults.scenario import (
 from tests.faults.stack import EDGE, Plan
 from tests.faults.toxics import Deed
 from tests.faults.wishes import WAYS, wish
+from tests.support.apps import PATIENCE
 from tests.support.results import Figure
 from tests.support.size import Size
 
@@ -122,7 +123,7 @@ def test_a_replica_told_to_leave(stack_of: StackOf, size: Size, record_figure: R
         stack.restore()
         try:
             outcome = run(Scenario(wish(way), [Drain(Point.SECOND)]), stack)
-            (code,) = (stack.clouds[seen.replica].wait(20) for _, seen in outcome.struck)
+            (code,) = (stack.clouds[seen.replica].wait(PATIENCE) for _, seen in outcome.struck)
         finally:
             stack.bury()
         assert code == 0

@@ -120,6 +120,6 @@ async def until(holds: Callable[[], bool]) -> None:
     Raises:
         TimeoutError: it does not within 5 s.
     """
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not holds():  # noqa: ASYNC110 (what is waited for tells nobody)
             await asyncio.sleep(0.005)

@@ -87,4 +87,4 @@ async def toy_cloud(
         errors.install(app)
         app.include_router(Surface(completion, metrics, {}, LIMIT).routes())
         yield ToyCloud(app, store, memory, metrics)
-        await completion.background.drain(5)
+        await completion.background.drain(60)

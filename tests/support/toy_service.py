@@ -139,7 +139,7 @@ async def run_case(
                         break
         except Exception as error:
             outcome.error = error
-        await background.drain(5)
+        await background.drain(60)
         if fleet is not None:
             fleet.expire()
         clouds = [cloud, *others]

@@ -53,7 +53,7 @@ class WatchedModel(ToyModel):
 
     def forward(self, segments: Sequence[Segment]) -> list[Tensor]:
         self.steps += 1
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         if self.breaks is not None:
             failure, self.breaks = self.breaks, None
             raise failure
@@ -116,7 +116,7 @@ class Served:
 
     async def settled(self) -> None:
         """Hold that nothing is left of any session that was closed, and of no request at all."""
-        await self.completion.background.drain(5)
+        await self.completion.background.drain(60)
         await asyncio.to_thread(self._errands_done)
         assert self.metrics.running._value.get() == 0
         assert self.completion.thread.waiting == 0
@@ -128,7 +128,7 @@ class Served:
     def _errands_done(self) -> None:
         ran = threading.Event()
         self.completion.thread.post(ran.set)
-        assert ran.wait(5)
+        assert ran.wait(60)
 
 
 @asynccontextmanager

@@ -70,7 +70,7 @@ async def test_a_pass_under_way_keeps_its_result_for_the_repeat() -> None:
 
 
 async def test_a_block_waits_for_its_predecessor_no_longer_than_its_sender() -> None:
-    async with served(reorder_seconds=30) as cloud, asyncio.timeout(10):
+    async with served(reorder_seconds=30) as cloud, asyncio.timeout(60):
         await cloud.report(block(4))
         late = await timed(cloud, encode(ask(9, 7)), "20")
         assert isinstance(late, Fault)

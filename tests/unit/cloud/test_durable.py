@@ -138,7 +138,7 @@ async def test_a_slow_store_keeps_nobody_waiting() -> None:
             await asyncio.sleep(60)
 
     replica = Replica(Slow(), timeout=0.01)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert (await replica.take(block(4))).through == 4
     assert replica.asked() == [("claim", "failed"), ("replace", "skipped")]
 

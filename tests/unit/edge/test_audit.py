@@ -75,7 +75,7 @@ def uplink_of(cloud: Cloud, *, usable: bool = True, queued: int = 0) -> Any:
     async def here() -> None:
         return None
 
-    opening = SimpleNamespace(priority="normal")
+    opening = SimpleNamespace(priority="normal", sampling=SimpleNamespace(temperature=0.0))
     return SimpleNamespace(
         chain=SimpleNamespace(
             opening=opening,
@@ -222,8 +222,10 @@ def test_only_what_exits_keep_is_looked_at(mode: str) -> None:
 async def test_only_requests_for_a_target_move_it() -> None:
     auditor = Auditor(0.02, Lifecycle(), Told(), draw=lambda: 0.5)
     wrong = Audited(tokens=10, judged=9, wrong=9, tail=0)
-    auditor.take(wrong, None)
-    assert auditor.controller.level(0.02) == 0.02
-    auditor.take(wrong, 0.02)
-    assert auditor.controller.level(0.02) < 0.02
+    auditor.take(wrong, None, "greedy")
+    auditor.take(wrong, 0.02, None)
+    assert auditor.controllers["greedy"].level(0.02) == 0.02
+    auditor.take(wrong, 0.02, "greedy")
+    assert auditor.controllers["greedy"].level(0.02) < 0.02
+    assert auditor.controllers["sampled"].level(0.02) == 0.02
     assert auditor.bound("value") == pytest.approx(0.9)

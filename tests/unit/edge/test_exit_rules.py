@@ -3,15 +3,16 @@ say what is missing.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.edge.exit_rules import ExitRules, exit_rules
+from services.edge.exit_rules import ExitRules, RuleBook, exit_rules
 from services.edge.settings import Settings
 from shared.errors import BadModel, Invalid
-from shared.exits.calibration import FILE, Target
+from shared.exits.calibration import FILE, Target, file_of
 from shared.exits.policies import build
 from tests.support.agreements import made_up
 
@@ -19,9 +20,13 @@ THRESHOLDS = {3: 0.8, 6: 0.7}
 NEITHER: Mapping[str, None] = {"threshold": None, "max_disagreement": None}
 
 
-def rules(folder: Path, **given: Any) -> ExitRules:
+def book(folder: Path, **given: Any) -> RuleBook:
     usual: dict[str, Any] = {"policy": "per_exit", "numbers": {}, "max_disagreement": None}
     return exit_rules(folder, "beef", THRESHOLDS, **(usual | given))
+
+
+def rules(folder: Path, **given: Any) -> ExitRules:
+    return book(folder, **given).of(0)
 
 
 @pytest.fixture
@@ -147,3 +152,57 @@ def test_settings_take_numbers_as_json() -> None:
     given = Settings(bundle=Path("b"), exit_policy="moving_average", exit_numbers=numbers)
     assert given.policy_numbers == {"thresholds": {"3": 0.5}, "stay": 4}
     assert Settings(bundle=Path("b"), max_disagreement="").max_disagreement is None
+
+
+NOTHING = build("single", {"threshold": 1.0})
+
+
+def test_drawn_tokens_have_a_calibration_of_their_own(calibrated: Path) -> None:
+    drawn = made_up("beef", [3, 6], {0.05: 0.7})
+    replace(drawn, text="sampled").write(calibrated / file_of(text="sampled"))
+    found = book(calibrated, max_disagreement=0.1)
+    for temperature, threshold in ((0, 0.5), (0.1, 0.7), (1.0, 0.7)):
+        policy = found.of(temperature).policy(**NEITHER)
+        assert policy == build("chance", {"thresholds": {3: threshold, 6: threshold}})
+    assert found.of(0.5).wanted(**NEITHER) == 0.05
+    assert found.of(0.5).chances.keys() == {3, 6}
+    assert found.of(1.01).chances == {}
+    assert found.in_force == {3: 0.5, 6: 0.5}
+
+
+@pytest.mark.parametrize(
+    ("temperature", "why"), [(0.5, "for tokens that are drawn"), (1.5, "at temperatures over 1")]
+)
+def test_what_nothing_was_calibrated_for_is_promised_to_nobody(
+    calibrated: Path, temperature: float, why: str
+) -> None:
+    found = book(calibrated, max_disagreement=0.1).of(temperature)
+    assert found.policy(**NEITHER) == NOTHING
+    assert found.wanted(**NEITHER) is None
+    with pytest.raises(Invalid, match=why):
+        found.policy(threshold=None, max_disagreement=0.02)
+    assert found.policy(threshold=0.4, max_disagreement=None) == build("single", {"threshold": 0.4})
+    plain = book(calibrated).of(temperature)
+    assert plain.policy(**NEITHER) == build("per_exit", {"thresholds": THRESHOLDS})
+
+
+def test_a_policy_of_chances_keeps_nothing_where_there_are_none(calibrated: Path) -> None:
+    numbers = {"thresholds": {"3": 0.5, "6": 0.5}}
+    found = book(calibrated, policy="chance", numbers=numbers)
+    assert found.of(0).policy(**NEITHER) == build("chance", numbers)
+    assert found.of(0.5).policy(**NEITHER) == NOTHING
+
+
+def test_a_calibration_on_other_text_is_refused(calibrated: Path) -> None:
+    made_up("beef", [3, 6]).write(calibrated / file_of(text="sampled"))
+    with pytest.raises(BadModel, match=r"agreement-sampled\.json was measured on greedy text"):
+        book(calibrated)
+
+
+def test_each_way_of_choosing_is_held_by_itself(calibrated: Path) -> None:
+    replace(made_up("beef", [3, 6]), text="sampled").write(calibrated / file_of(text="sampled"))
+    found = book(calibrated, max_disagreement=0.1)
+    found.hold(lambda text: lambda target: target / (2 if text == "sampled" else 1))
+    assert found.of(0).policy(**NEITHER).numbers() == {"thresholds": {"3": 0.5, "6": 0.5}}
+    moved = found.of(0.5).policy(**NEITHER).numbers()["thresholds"]
+    assert 0.5 < moved["3"] < 0.9

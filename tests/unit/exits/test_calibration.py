@@ -17,6 +17,7 @@ from shared.exits.calibration import (
     Target,
     file_of,
     read_agreement,
+    text_of,
 )
 from shared.exits.signals import FEATURES, Signals
 
@@ -58,6 +59,12 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_agreement(tmp_path / "agreement.json") == AGREEMENT
     assert read_agreement(tmp_path / file_of((3, 6))) is None
     assert file_of((3, 6)) == "agreement-3-6.json"
+    assert file_of(text="sampled") == "agreement-sampled.json"
+    assert file_of((3, 6), "sampled") == "agreement-sampled-3-6.json"
+
+
+def test_a_temperature_says_which_calibration_holds() -> None:
+    assert list(map(text_of, (0.0, 0.001, 1.0, 1.001))) == ["greedy", "sampled", "sampled", None]
 
 
 def test_the_form_of_the_file(tmp_path: Path) -> None:
@@ -83,6 +90,7 @@ def test_the_form_of_the_file(tmp_path: Path) -> None:
         "version": 1,
         "model_fingerprint": "beef",
         "exits_sha256": "cafe",
+        "text": "greedy",
         "features": ["top", "entropy", "margin", "sharp"],
     }
 
@@ -93,6 +101,7 @@ def test_the_form_of_the_file(tmp_path: Path) -> None:
         {"format": 2},
         {"kind": "isotonic"},
         {"version": 2},
+        {"text": "beam"},
         {"features": ["entropy", "top", "margin", "sharp"]},
         {"exits": [{"layer": 3}]},
         {"exits": None},

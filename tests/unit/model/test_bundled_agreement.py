@@ -43,6 +43,18 @@ def test_the_edge_gets_the_calibration_of_its_exits(source: Path, tmp_path: Path
     assert not (tmp_path / "cloud" / FILE).exists()
 
 
+def test_so_it_gets_that_for_drawn_tokens(source: Path, tmp_path: Path) -> None:
+    fingerprint = cut(source, tmp_path / "before").fingerprint
+    drawn = replace(made_up(fingerprint, [SPLIT, EDGE_DEPTH]), text="sampled")
+    drawn.write(source / file_of(text="sampled"))
+    cut(source, tmp_path)
+    assert read_agreement(tmp_path / "edge" / file_of(text="sampled")) == drawn
+    assert not (tmp_path / "edge" / FILE).exists()
+    (source / file_of(text="sampled")).unlink()
+    cut(source, tmp_path)
+    assert not (tmp_path / "edge" / file_of(text="sampled")).exists()
+
+
 @pytest.mark.parametrize("left_over", [False, True])
 def test_that_of_other_exits_stays_where_it_is(
     source: Path, tmp_path: Path, *, left_over: bool

@@ -20,7 +20,7 @@ async def test_a_spawned_task_lives_without_anybody_holding_it() -> None:
         done.set()
 
     background.spawn(work())
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), 60)
 
 
 async def test_draining_waits_for_what_ends_in_time_and_cancels_the_rest() -> None:

@@ -1,15 +1,19 @@
 """Traces say what the exits say along the full model's own text, with drafters in their place."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from shared.decoding.sampling import PrefixState, sample
 from shared.errors import BadModel
 from shared.exits.traces import read_traces
+from shared.model import Segment
 from training.__main__ import calibrate
 from training.reading import Reader, signals_of
 from training.tracing import independent, trace_checkpoint
+from training.writing import DRAWN
 
 
 def test_a_trace_is_what_the_exits_say_of_the_full_models_text(
@@ -29,6 +33,39 @@ def test_a_trace_is_what_the_exits_say_of_the_full_models_text(
             torch.testing.assert_close(
                 torch.tensor(trace.exits[layer].top), said.confidence[row], atol=1e-5, rtol=0
             )
+
+
+def test_drawn_text_is_the_full_models_and_everybody_draws_alike(
+    trained: Path, held_out: Path
+) -> None:
+    reader = Reader(trained)
+    traces = [
+        found[None] for found in trace_checkpoint(trained, held_out, text="sampled", tokens=8)
+    ]
+    greedy = [found[None] for found in trace_checkpoint(trained, held_out, tokens=8)]
+    assert {trace.kind for trace in traces} == {"sampled"}
+    assert [trace.whole for trace in traces] != [trace.whole for trace in greedy]
+    for seed, trace in enumerate(traces[:3]):
+        prompt = reader.ids(_prompt(held_out, int(trace.document.removeprefix("questions-"))))
+        assert list(trace.whole) == reader.continuations([prompt], 8, DRAWN, seed=seed)[0]
+        ids = [*prompt, *trace.whole[:-1]]
+        with reader.model.new_cache() as cache:
+            (states,) = reader.model.forward(
+                [Segment(cache, 0, reader.exits[0], 0, torch.tensor(ids), None)]
+            )
+        logits = reader.model.exit_logits(reader.exits[0], states[len(prompt) - 1 :])
+        state = PrefixState.start(prompt)
+        drawn = [
+            sample(row, state, DRAWN, seed=seed, index=0, position=len(prompt) + place).token
+            for place, row in enumerate(logits)
+        ]
+        assert list(trace.exits[reader.exits[0]].token) == drawn
+        torch.testing.assert_close(
+            torch.tensor(trace.exits[reader.exits[0]].top),
+            logits.softmax(dim=-1).amax(dim=-1),
+            atol=1e-5,
+            rtol=0,
+        )
 
 
 def test_signals_are_those_of_the_distribution() -> None:
@@ -58,6 +95,7 @@ def test_one_command_leaves_traces_and_agreement(
 ) -> None:
     calibrate(trained, held_out, traces=tmp_path / "traces", tokens=8)
     written = (trained / "agreement.json").read_text()
+    assert json.loads((trained / "agreement-sampled.json").read_text())["text"] == "sampled"
     assert len(list(read_traces(tmp_path / "traces" / "traces.jsonl.xz"))) >= 4
     (trained / "agreement.json").unlink()
     calibrate(trained, held_out, traces=tmp_path / "traces", reuse=True)
