@@ -24,7 +24,7 @@ from benchmarks.paced.device import Device
 from cli.errors import CommandError
 from cli.processes import HOST, Service, free_ports, stop, wait_ready
 
-READY_SECONDS = 120.0
+READY_SECONDS = 240.0
 
 
 @dataclass(frozen=True, slots=True)

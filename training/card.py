@@ -39,6 +39,7 @@ def write_card(folder: Path) -> Path:
         **_exit_fields(calibration),
         "drafters": _drafters(folder),
         "figures": _figures(evaluation["texts"]),
+        "samples": _samples(evaluation.get("samples", [])),
         "sources": _sources(training["config"]["mixture"]),
         "held_out": _table(
             ["file", "from", "licence"],
@@ -171,6 +172,22 @@ def _figures(texts: Mapping[str, Any]) -> str:
         for name, score in texts.items()
     ]
     return _table(head, rows)
+
+
+def _samples(samples: Sequence[Mapping[str, str]]) -> str:
+    """Each opening with what the model made of it, as quoted text."""
+    parts = []
+    for sample in samples:
+        texts = {"greedy": sample["greedy"], "drawn": sample["drawn"]}
+        quoted = [_quoted(sample["opening"])]
+        quoted += [f"*{how}:*\n\n{_quoted(text)}" for how, text in texts.items()]
+        parts.append("\n".join(quoted))
+    return "\n---\n\n".join(parts)
+
+
+def _quoted(text: str) -> str:
+    """As a block of code, whatever is in the text."""
+    return "".join(f"    {line}\n" for line in text.strip().splitlines()) or "    \n"
 
 
 def _sources(mixture: Mapping[str, float]) -> str:

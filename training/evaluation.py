@@ -13,6 +13,7 @@ from pathlib import Path
 
 from training.documents import Document, read_documents
 from training.reading import Reader, Reading, join
+from training.samples import write_samples
 from training.thresholds import Kept, apply_thresholds
 
 _WINDOW = 1024
@@ -43,7 +44,8 @@ def evaluate(
     device: str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Score]:
-    """Score every file of `held_out` and write the figures to `evaluation.json` in `folder`.
+    """Score every file of `held_out` and write the figures to `evaluation.json` in `folder`, with
+    samples of what the model writes.
 
     Of each file about the first `tokens` tokens are read, in windows of 1,024; where rows are
     prompts with references, only the references are scored. Raises FileNotFoundError when
@@ -62,7 +64,11 @@ def evaluate(
         if passages is None:
             raise FileNotFoundError(f"{path} holds neither text nor references that fit")
         scores[name] = score(reader, passages)
-    content = {"format": 1, "texts": {name: asdict(score) for name, score in scores.items()}}
+    content = {
+        "format": 1,
+        "texts": {name: asdict(score) for name, score in scores.items()},
+        "samples": [asdict(sample) for sample in write_samples(reader)],
+    }
     (folder / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n")
     return scores
 

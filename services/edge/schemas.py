@@ -22,8 +22,9 @@ DISAGREEMENT = (
     "The share of the text's tokens that may differ from what the full model would have chosen "
     "after the same tokens. The exits' thresholds are those calibrated for the largest target not "
     "above it; below the smallest one nothing is kept. Only in mode `collaborative`, with a model "
-    "whose exits are calibrated, and without `threshold`. It is held on average over texts like "
-    "those of the calibration, while the cloud can be reached (`degraded` tells)."
+    "whose exits are calibrated (for drawn tokens too, where `temperature` is above 0; for none "
+    "above 1), and without `threshold`. It is held on average over texts like those of the "
+    "calibration, while the cloud can be reached (`degraded` tells)."
 )
 
 CONFIDENCE = (

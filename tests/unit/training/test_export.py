@@ -20,10 +20,12 @@ from training.export import export
 from training.model import EarlyExitLlama, llama_config
 from training.reading import Reader, join
 from training.recipe import train
+from training.samples import OPENINGS
 from training.schedule import Budget
 from training.thresholds import apply_thresholds
 from training.tokenizer import train_tokenizer
 from training.tuning import tune_thresholds
+from training.writing import GREEDY, SAMPLED
 
 
 @pytest.fixture
@@ -202,6 +204,23 @@ def test_the_card_says_what_was_measured(trained: Path, held_out: Path) -> None:
     assert f"{scores['stories'].perplexity[4]:.1f}" in card
     assert f"{found.thresholds[0]:g} at exit 1 and {found.thresholds[1]:g} at exit 2" in card
     assert "$" not in card
+
+
+def test_the_card_shows_what_the_model_writes(trained: Path, held_out: Path) -> None:
+    evaluate(trained, held_out)
+    tune_thresholds(trained, held_out, tokens=16)
+    card, reader = write_card(trained).read_text(), Reader(trained)
+    written = json.loads((trained / "evaluation.json").read_text())["samples"]
+    fitting = [opening for opening in OPENINGS if len(reader.ids(opening)) <= 64]
+    assert [sample["opening"] for sample in written] == fitting
+    asked = [reader.ids(opening) for opening in fitting]
+    for name, parameters in (("greedy", GREEDY), ("drawn", SAMPLED)):
+        answers = reader.continuations(asked, 64, parameters)
+        texts = [reader.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
+        assert [sample[name] for sample in written] == texts
+        assert any(texts), "a model that writes nothing shows nothing"
+        shown = [f"    {line}" for text in texts for line in text.strip().splitlines()]
+        assert all(line in card for line in shown)
 
 
 def test_a_card_needs_its_measurements(trained: Path) -> None:
