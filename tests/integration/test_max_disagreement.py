@@ -5,6 +5,7 @@ calibration of the reference model's exits.
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from shared.exits.calibration import FILE, Agreement, file_of, read_agreement
 from shared.model import Manifest
+from shared.model.exits import exits_sha256
 from tests.support.agreements import made_up
 from tests.support.apps import (
     Answer,
@@ -40,7 +42,7 @@ def agreement() -> Agreement:
 def uncalibrated(tmp_path: Path) -> Path:
     """The edge's bundle without a calibration."""
     for file in bundles().edge.iterdir():
-        if file.name != FILE:
+        if not file.name.startswith("agreement"):
             os.symlink(file, tmp_path / file.name)
     return tmp_path
 
@@ -49,6 +51,8 @@ def uncalibrated(tmp_path: Path) -> Path:
 def calibrated(uncalibrated: Path) -> Path:
     """The edge's bundle with a made-up calibration in place of its own."""
     agreement().write(uncalibrated / FILE)
+    drawn = made_up(agreement().model_fingerprint, EXITS, {0.1: 0.55})
+    replace(drawn, text="sampled").write(uncalibrated / file_of(text="sampled"))
     return uncalibrated
 
 
@@ -81,6 +85,19 @@ async def test_a_target_keeps_by_its_calibrated_thresholds(served: Pair) -> None
     assert counts[0] <= counts[1] < counts[2]
     thresholds_hold(answers[0.02], 0.9)
     thresholds_hold(answers[0.5], 0.35)
+
+
+async def test_drawn_tokens_are_kept_by_a_calibration_of_their_own(served: Pair) -> None:
+    wish = {"mode": "collaborative", "max_disagreement": 0.1, "seed": 5, **LENGTH}
+    cool, hot = (wish | {"temperature": each} for each in (0.8, 1.5))
+    answer = await ask(served.edge, PROMPT, **cool)
+    assert kept(answer)
+    thresholds_hold(answer, 0.55)
+    body = {"inputs": PROMPT, "parameters": hot}
+    refused = await served.edge.post("/generate", json=body)
+    assert refused.status_code == 422
+    assert refused.json()["field"] == "parameters.max_disagreement"
+    assert "at temperatures over 1" in refused.json()["error"]
 
 
 async def test_confidence_is_the_calibrated_chance(served: Pair) -> None:
@@ -166,7 +183,8 @@ def test_with_a_drafter_the_bundle_has_the_calibration_made_with_it(tmp_path: Pa
     for file in MODEL.iterdir():
         if not file.name.startswith("agreement"):
             os.symlink(file, tmp_path / file.name)
-    with_drafter = agreement()
+    of_drafter = exits_sha256(MODEL, (SPLIT, EDGE_DEPTH))
+    with_drafter = replace(agreement(), exits_sha256=of_drafter)
     with_drafter.write(tmp_path / file_of((SPLIT, EDGE_DEPTH)))
     made_up(with_drafter.model_fingerprint, EXITS, {0.5: 0.1}).write(tmp_path / FILE)
     edge = partition(tmp_path, SPLIT, EDGE_DEPTH).edge

@@ -105,7 +105,7 @@ async def test_a_request_that_broke_off_goes_on_at_another_edge(name: str) -> No
 
 async def test_an_exit_policy_remembers_what_was_said_before_it_broke_off() -> None:
     """The history is the text's, not the edge's that made the first half of it."""
-    numbers = '{"thresholds": {"3": 0.5, "6": 0.4}, "newest": 0.5, "unsure": 2, "stay": 3}'
+    numbers = '{"thresholds": {"3": 0.95, "6": 0.9}, "newest": 0.5, "unsure": 2, "stay": 3}'
     policy = {"exit_policy": "moving_average", "exit_numbers": numbers}
     with cloud() as url:
         async with edge(url, **policy) as first:

@@ -216,7 +216,7 @@ def test_the_card_shows_what_the_model_writes(trained: Path, held_out: Path) -> 
     asked = [reader.ids(opening) for opening in fitting]
     for name, parameters in (("greedy", GREEDY), ("drawn", SAMPLED)):
         answers = reader.continuations(asked, 64, parameters)
-        texts = [reader.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
+        texts = [str(reader.tokenizer.decode(ids, skip_special_tokens=True)) for ids in answers]
         assert [sample[name] for sample in written] == texts
         assert any(texts), "a model that writes nothing shows nothing"
         shown = [f"    {line}" for text in texts for line in text.strip().splitlines()]
