@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
-from shared.exits.calibration import TEXTS, file_of
+from shared.exits.calibration import TEXTS, Agreement, file_of
 from shared.exits.traces import read_traces
 from training import recipe
 from training.agreement import make_agreement
@@ -21,6 +21,7 @@ from training.evaluation import evaluate
 from training.guarantee import DELTA
 from training.instructions import use_all_instructions
 from training.progress import TrainingDisplay
+from training.reading import identity
 from training.schedule import Budget
 from training.tracing import drafters_beside, traces_of, write_checkpoint_traces
 from training.tuning import tune_thresholds
@@ -123,18 +124,46 @@ def calibrate(
                 )
         for cut, text in product((None, *drafters_beside(folder)), TEXTS):
             found = read_traces(place / traces_of(cut, text))
-            agreement = make_agreement(folder, found, cut=cut, delta=delta)
-            console.print(f"{folder / file_of(cut, text)}:")
-            for layer, fit in agreement.exits.items():
-                console.print(
-                    f"  exit {layer}: calibration error {fit.ece_before:.3f} before, "
-                    f"{fit.ece_after:.3f} after"
-                )
-            for target in agreement.targets:
-                console.print(
-                    f"  at most {target.max_disagreement:g} unlike the full model: "
-                    f"{target.offloaded:.1%} offloaded"
-                )
+            _show(folder, make_agreement(folder, found, cut=cut, delta=delta), cut)
+
+
+@app.command()
+def recalibrate(
+    folder: Checkpoint,
+    recorded: Annotated[
+        Path, typer.Argument(help="Traces an edge wrote (TANDEM_EDGE_EXIT_TRACES).")
+    ],
+    *,
+    drafter: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Split and edge depth, where that edge's bundle has a drafter."),
+    ] = None,
+    delta: Annotated[
+        float, typer.Option(min=0, max=1, help="Chance that a target is not held.")
+    ] = DELTA,
+) -> None:
+    """Fit the same on texts that were served, with every exit asked everywhere (threshold 1)."""
+    try:
+        traces = list(read_traces(recorded))
+        if {trace.model_fingerprint for trace in traces} - {identity(folder)}:
+            raise ValueError(f"{recorded} was recorded with another model than {folder}")
+        for text in TEXTS:
+            if found := [trace for trace in traces if trace.kind == text]:
+                _show(folder, make_agreement(folder, found, cut=drafter, delta=delta), drafter)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _show(folder: Path, agreement: Agreement, cut: tuple[int, int] | None) -> None:
+    console.print(f"{folder / file_of(cut, agreement.text)}:")
+    for layer, fit in agreement.exits.items():
+        errors = f"{fit.ece_before:.3f} before, {fit.ece_after:.3f} after"
+        console.print(f"  exit {layer}: calibration error {errors}")
+    for target in agreement.targets:
+        console.print(
+            f"  at most {target.max_disagreement:g} unlike the full model: "
+            f"{target.offloaded:.1%} offloaded"
+        )
 
 
 @app.command(name="evaluate")

@@ -34,7 +34,13 @@ def export(
     Files of an earlier export are replaced; anything measured on earlier weights is removed.
     """
     out.mkdir(parents=True, exist_ok=True)
-    names = ("calibration.json", "evaluation.json", "agreement*.json", "drafter-*.json")
+    names = (
+        "calibration.json",
+        "evaluation.json",
+        "agreement*.json",
+        "drafter-*.json",
+        "translators.*",
+    )
     measured = [path for name in names for path in out.glob(name)]
     for stale in (*out.glob("*.safetensors*"), *measured):
         stale.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from shared.model.exits import INDEX, WEIGHTS
 # What is said of exits, beside them: with other exits it would be wrong.
 _OF_EXITS = ("exits.*", "calibration.json", "agreement*.json", "translators.*")
 # A drafter brings its own exit, but not the one in front of its split.
-_NOT_SHOWN = (*_OF_EXITS, "drafter-*", "evaluation.json")
+_SAID_OF_THEM = (*_OF_EXITS, "drafter-*", "evaluation.json")
 
 
 def has_exits(folder: Path) -> bool:
@@ -45,7 +45,7 @@ def publish(work: Path, target: Path, *, copied: Path | None = None) -> None:
     for path in [] if copied is None else _shown(copied):
         _put(path, target)
     (target / INDEX).unlink(missing_ok=True)
-    for pattern in _OF_EXITS:
+    for pattern in _SAID_OF_THEM:
         for stale in target.glob(pattern):
             stale.unlink()
     made = sorted(path for path in work.iterdir() if not path.is_symlink())
@@ -61,5 +61,5 @@ def _put(path: Path, target: Path) -> None:
 
 
 def _shown(checkpoint: Path) -> list[Path]:
-    hidden = {path for pattern in _NOT_SHOWN for path in checkpoint.glob(pattern)}
+    hidden = {path for pattern in _SAID_OF_THEM for path in checkpoint.glob(pattern)}
     return sorted(path for path in checkpoint.iterdir() if path.is_file() and path not in hidden)

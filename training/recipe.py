@@ -50,11 +50,12 @@ def train(
     an exported checkpoint, the model begins with its weights and keeps its tokenizer, under the
     recipe for training further. `config` replaces the whole recipe, `seed` included.
     Raises FileNotFoundError when there is no text, ValueError when a resumed checkpoint was made
-    under another recipe or from another start.
+    under another recipe or from another start, or batches cannot be shared out among the processes.
     """
     workers = join_workers()
     begun = None if start is None else Start.read(start)
     config = config or _recipe(text, begun, seed)
+    workers.require_fair(stage.rows for stage in config.stages)
     with workers.leader_first():
         corpus, tokenizer = prepare_corpus(
             text,

@@ -49,13 +49,20 @@ class Start:
     def load_into(self, model: EarlyExitLlama) -> None:
         """Give `model` these weights, in float32.
 
-        Raises RuntimeError when it is of another size.
+        Raises RuntimeError when it is of another size, ValueError where its exits are not of the
+        kind a run trains.
         """
         saved: Any = LlamaForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
         model.llama.load_state_dict(saved.state_dict())
+        learned = load_file(self.folder / WEIGHTS)
+        if any(".norm." not in name for name in learned):
+            raise ValueError(
+                f"the exits of {self.folder} were taught afterwards and have translators; a run "
+                "goes on from exits that were trained with the model"
+            )
         norms = {
             name.removeprefix("exits.").replace(".norm.", "."): weight.float()
-            for name, weight in load_file(self.folder / WEIGHTS).items()
+            for name, weight in learned.items()
         }
         model.exit_norms.load_state_dict(norms)
 

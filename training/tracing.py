@@ -126,10 +126,11 @@ def independent(prompts: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[in
     Two questions about one passage are answered alike; documents are counted and split as if they
     had nothing to do with each other.
     """
-    seen: set[tuple[int, ...]] = set()
+    seen: set[int] = set()
     chosen = []
     for number, ids in enumerate(prompts):
-        runs = {tuple(ids[place : place + _RUN]) for place in range(len(ids) - _RUN + 1)}
+        # By their hashes, of 64 bits: the runs themselves would be a hundred times the text.
+        runs = {hash(tuple(ids[place : place + _RUN])) for place in range(len(ids) - _RUN + 1)}
         if seen.isdisjoint(runs):
             chosen.append((number, ids))
             seen |= runs

@@ -7,7 +7,7 @@ model's form nor its losses.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +38,15 @@ class Workers:
         if len(windows) % self.count:
             raise ValueError(f"{len(windows)} rows cannot be shared out among {self.count}")
         return windows[self.rank :: self.count]
+
+    def require_fair(self, rows: Iterable[int]) -> None:
+        """Refuse batches of a run that cannot be shared out evenly, before any is made.
+
+        Raises ValueError, naming the first.
+        """
+        for count in rows:
+            if count % self.count:
+                raise ValueError(f"{count} rows cannot be shared out among {self.count} processes")
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:

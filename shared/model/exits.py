@@ -189,14 +189,16 @@ def drafter_files(folder: Path, split: int, edge_depth: int) -> tuple[Path, Path
 
 
 def exits_sha256(folder: Path, cut: tuple[int, int] | None = None) -> str | None:
-    """Hex SHA-256 of the weights of a checkpoint's exits, or of its drafter for a `cut` (split,
-    edge depth); None where there are none.
+    """Hex SHA-256 of the weights of a checkpoint's exits, followed for a `cut` (split, edge depth)
+    by those of its drafter, which reads through the exit at the split; None where there are none.
     """
-    path = folder / WEIGHTS if cut is None else drafter_files(folder, *cut)[1]
-    if not path.exists():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    paths = [folder / WEIGHTS, *([] if cut is None else [drafter_files(folder, *cut)[1]])]
+    found = [path for path in paths if path.exists()]
+    digest = hashlib.sha256()
+    for path in found:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest() if found else None
 
 
 def read_drafter(folder: Path, split: int, edge_depth: int) -> Drafter | None:

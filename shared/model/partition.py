@@ -7,7 +7,7 @@ than one layer is in memory at a time.
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,8 @@ def write_bundles(
     embedding if it starts at layer 0. Where a drafter for exactly this cut lies beside the
     checkpoint, the edge's layers from `split` on and its last exit are the drafter's; the cloud's
     never are. Where calibrations of exactly these exits lie there too (with a drafter: made with it
-    in place), the edge gets them, as `agreement.json` and `agreement-sampled.json`. A manifest is
-    written last: without it a bundle is not whole.
+    in place), the edge gets them, as `agreement.json` and `agreement-sampled.json`, but not in
+    int4, which they do not hold for. A manifest is written last: without it a bundle is not whole.
 
     Args:
         source: a Hugging Face checkpoint folder.
@@ -97,6 +97,8 @@ def write_bundles(
     cloud = Parts(LayerSpan(cloud_start, depth, depth), embedding=cloud_start == 0, head=True)
     found = _checked_fingerprint(opened, progress)
     beside = _checked(opened, found, (split, edge_depth), use_drafter=use_drafter)
+    if edge_format == "int4":
+        beside = replace(beside, agreements=())
     writer = _Writer(opened, found, protocol_version, progress)
     kinds = (_weights(edge_format), _weights(cloud_format))
     return (

@@ -16,13 +16,13 @@ from tests.support.tiny_models import write_checkpoint
 SPLIT, EDGE_DEPTH = 2, 3
 
 
-def cut(source: Path, out: Path, split: int = SPLIT) -> Manifest:
+def cut(source: Path, out: Path, split: int = SPLIT, edge_format: str = "fp32") -> Manifest:
     edge, _ = write_bundles(
         source,
         out,
         split=split,
         edge_depth=EDGE_DEPTH,
-        edge_format="fp32",
+        edge_format=edge_format,
         cloud_format="fp32",
         protocol_version=7,
     )
@@ -65,6 +65,16 @@ def test_that_of_other_exits_stays_where_it_is(
         cut(source, tmp_path)
     cut(source, tmp_path, split=1)
     assert not (tmp_path / "edge" / FILE).exists()
+
+
+@pytest.mark.parametrize(("weights", "given"), [("bf16", True), ("int8", True), ("int4", False)])
+def test_an_edge_too_coarse_for_it_gets_none(
+    source: Path, tmp_path: Path, weights: str, *, given: bool
+) -> None:
+    fingerprint = cut(source, tmp_path / "before").fingerprint
+    made_up(fingerprint, [SPLIT, EDGE_DEPTH]).write(source / FILE)
+    cut(source, tmp_path, edge_format=weights)
+    assert (tmp_path / "edge" / FILE).exists() == given
 
 
 def test_that_of_another_model_is_refused(source: Path, tmp_path: Path) -> None:

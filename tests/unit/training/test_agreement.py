@@ -71,9 +71,15 @@ def test_the_file_says_what_was_found(tmp_path: Path) -> None:
     assert offloaded[-1] < 0.7
     for fit in made.exits.values():
         assert fit.ece_after < 0.05 < fit.ece_before
-    assert made.exits_sha256 == sha256(b"weights").hexdigest()
+    assert made.exits_sha256 == sha256(sha256(b"weights").digest()).hexdigest()
     other = make_agreement(tmp_path, traces(200))
     assert other.exits_sha256 is None
+    (tmp_path / "exits.safetensors").write_bytes(b"that its drafter reads through")
+    assert make_agreement(tmp_path, traces(200), cut=(3, 6)).exits_sha256 not in (
+        made.exits_sha256,
+        make_agreement(tmp_path, traces(200)).exits_sha256,
+        None,
+    )
     assert replace(other, exits_sha256=made.exits_sha256) == made
 
 

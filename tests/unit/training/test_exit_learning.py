@@ -88,14 +88,21 @@ def test_elsewhere_exits_lie_alone_unless_a_copy_is_asked_for(
 def test_exits_that_are_there_are_replaced_on_request_and_compared_with(
     trained: Path, text: Path, held_out: Path
 ) -> None:
-    (trained / "agreement-1-2.json").write_text("{}")  # of the exits that go
+    of_them = (
+        "agreement-1-2.json",
+        "drafter-1-2.json",
+        "drafter-1-2.safetensors",
+        "evaluation.json",
+    )
+    for name in of_them:
+        (trained / name).write_text("{}")
     before = digests(trained)
     plan = replace(PLAN, exits=(2,), steps=0)
     with pytest.raises(ValueError, match="has exits"):
         learn_exits(trained, plan, texts=[text])
     assert digests(trained) == before
     content = learn_exits(trained, plan, texts=[text], held_out=held_out, replace=True)
-    assert not (trained / "agreement-1-2.json").exists()
+    assert not any((trained / name).exists() for name in of_them)
     assert read_exits(trained).infos.keys() == {2}
     assert content["own_exits"].keys() == {"2"}
     lens, own = content["curve"][0]["exits"]["2"], content["own_exits"]["2"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from training import recipe
 from training.card import write_card
@@ -205,3 +205,13 @@ def test_other_text_and_other_exits_are_continued_on_as_they_are(
     assert all(stage.mixture is None for stage in config.stages)
     assert config.seed == 3
     assert len(config.objective.exit_weights) == len(exits)
+
+
+def test_exits_that_were_taught_afterwards_are_no_start(
+    trained: Path, tiny: TrainingConfig
+) -> None:
+    learned = load_file(trained / "exits.safetensors")
+    learned["exits.1.translator.weight"] = torch.eye(2)
+    save_file(learned, trained / "exits.safetensors")
+    with pytest.raises(ValueError, match="have translators"):
+        Start.read(trained).load_into(_model(tiny))

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer import BadParameter
 
 from shared.decoding.sampling import PrefixState, sample
 from shared.errors import BadModel
-from shared.exits.traces import read_traces
+from shared.exits.calibration import TEXTS, file_of, read_agreement
+from shared.exits.traces import ExitTrace, Trace, read_traces, write_traces
 from shared.model import Segment
-from training.__main__ import calibrate
-from training.reading import Reader, signals_of
+from training.__main__ import calibrate, recalibrate
+from training.reading import Reader, identity, signals_of
 from training.tracing import independent, trace_checkpoint
 from training.writing import DRAWN
 
@@ -100,6 +102,67 @@ def test_one_command_leaves_traces_and_agreement(
     (trained / "agreement.json").unlink()
     calibrate(trained, held_out, traces=tmp_path / "traces", reuse=True)
     assert (trained / "agreement.json").read_text() == written
+
+
+def test_what_an_edge_recorded_calibrates_its_exits(trained: Path, tmp_path: Path) -> None:
+    recorded, weights = tmp_path / "recorded.jsonl", identity(trained)
+    made = {text: traces(8, weights, text) for text in ("greedy", "sampled")}
+    write_traces(recorded, [trace for pair in zip(*made.values(), strict=True) for trace in pair])
+    recalibrate(trained, recorded)
+    for text in TEXTS:
+        written = read_agreement(trained / file_of(text=text))
+        assert written is not None
+        assert (written.text, written.model_fingerprint, written.layers) == (text, weights, [1, 2])
+    apart = read_agreement(trained / file_of())
+    write_traces(recorded, made["greedy"])
+    recalibrate(trained, recorded)
+    assert read_agreement(trained / file_of()) == apart
+
+
+@pytest.mark.parametrize(
+    ("weights", "unasked", "why"),
+    [("ab", False, "with another model"), (None, True, "somebody was not asked")],
+)
+def test_recordings_that_do_not_fit_are_refused(
+    trained: Path, tmp_path: Path, weights: str | None, why: str, *, unasked: bool
+) -> None:
+    recorded = tmp_path / "recorded.jsonl"
+    write_traces(recorded, traces(8, weights or identity(trained), "greedy", unasked=unasked))
+    with pytest.raises(BadParameter, match=why):
+        recalibrate(trained, recorded)
+
+
+def traces(count: int, weights: str, text: str, *, unasked: bool = False) -> list[Trace]:
+    """Documents whose exits are right wherever they are sure."""
+    made = []
+    for number in range(count):
+        sure = [(number + place) % 3 / 2 for place in range(6)]
+        said = {
+            layer: ExitTrace(
+                token=tuple(7 if each > 0.4 else 8 for each in sure),
+                top=tuple(0.5 + each / 4 for each in sure),
+                entropy=tuple(1 - each / 2 for each in sure),
+                margin=tuple(each / 2 for each in sure),
+                sharp=tuple(0.5 - each / 4 for each in sure),
+            )
+            for layer in (1, 2)
+        }
+        if unasked:
+            nothing = (None,) * 6
+            said[2] = ExitTrace(
+                token=nothing, top=nothing, entropy=nothing, margin=nothing, sharp=nothing
+            )
+        made.append(
+            Trace(
+                model_fingerprint=weights,
+                document=f"d-{number}",
+                source="service",
+                kind=text,
+                whole=(7,) * 6,
+                exits=said,
+            )
+        )
+    return made
 
 
 def _prompt(held_out: Path, number: int) -> str:

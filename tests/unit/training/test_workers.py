@@ -138,3 +138,9 @@ def test_the_command_trains_with_all_instructions(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(SystemExit, match="0"):
         command.main()
     assert os.environ[packed.INSTRUCTIONS] == "DEFAULT"
+
+
+def test_batches_that_cannot_be_shared_out_are_refused_before_any_is_made() -> None:
+    Workers(0, 4).require_fair([32, 16, 4])
+    with pytest.raises(ValueError, match="4 rows cannot be shared out among 8 processes"):
+        Workers(0, 8).require_fair([32, 16, 4])
