@@ -205,7 +205,7 @@ class Answering:
         require_fitting(parameters, mode)
         wishes = parameters.model_dump(include={"threshold", "max_disagreement"})
         # A text that may be taken up again must come out the same.
-        exits = self.exits.of(parameters.temperature or 0.0)
+        exits = self.exits.of(parameters.temperature or 0.0, parameters.repetition_penalty or 1.0)
         exits = exits if conversation is None else exits.unmoved
         rules = Rules(
             mode=mode,

@@ -3,7 +3,7 @@
 Kept tokens before an offload the cloud judges by the way. Of requests that a draw has chosen before
 they ran, the rest is judged too: when the text is finished, one more block asks for the token at
 its last place, and the pass that chooses it judges all that were kept before. Nobody waits for
-that, and it gives way to everything: there is one at a time, none while the cloud has others
+that, and it gives way to everything: there is one at a time, none while the cloud has some works
 waiting or this edge is about to end, and it is not tried twice. What it costs is no part of the
 request's account. What was learnt goes into the estimate, and to the controller of the target the
 request was served for. See decisions/0017.
@@ -13,17 +13,17 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from services.edge.cloud_client import Traffic
 from services.edge.policy import Rules
-from services.edge.recording import Recorder, Recording
+from services.edge.recording import Recorder, Recording, kind_of
 from services.edge.uplink import Uplink
 from shared.errors import CloudLost, TandemError
 from shared.exits.audit import Audit, Audited
-from shared.exits.calibration import TEXTS, Text, text_of
+from shared.exits.calibration import Text, text_of
 from shared.exits.controller import Controller
 from shared.exits.policy import Asked
 from shared.protocol.messages import Report, Want
@@ -53,7 +53,8 @@ class Auditor:
 
     Args:
         share: probability with which a request is chosen.
-        controllers: hold targets of requests that have one, by how their tokens are chosen.
+        controllers: hold targets of requests that have one, each by itself: by how tokens are
+            chosen, and by target.
         draw: a number in [0, 1), uniform, of which the requests know nothing.
         recorder: keeps what was judged to its end, if anybody wants it.
     """
@@ -61,9 +62,7 @@ class Auditor:
     share: float
     lifecycle: Lifecycle
     observer: Observer
-    controllers: Mapping[Text, Controller] = field(
-        default_factory=lambda: {text: Controller() for text in TEXTS}
-    )
+    controllers: dict[tuple[Text, float], Controller] = field(default_factory=dict)
     estimate: Audit = field(default_factory=Audit)
     draw: Callable[[], float] = field(default_factory=lambda: random.SystemRandom().random)
     recorder: Recorder | None = None
@@ -79,8 +78,9 @@ class Auditor:
         if uplink.chain.opening.priority == "emergency":
             return None
         auditing = Auditing(self, uplink, chosen=self.draw() < self.share, target=rules.target)
-        if auditing.chosen and self.recorder is not None:
-            auditing.recording = Recording()
+        kind = kind_of(uplink.chain.opening.sampling)
+        if auditing.chosen and self.recorder is not None and kind is not None:
+            auditing.recording = Recording(kind)
         uplink.closing = auditing.end
         return auditing
 
@@ -88,22 +88,34 @@ class Auditor:
         """Take in a request that has ended."""
         self.estimate.take(request)
         if target is not None and text is not None:
-            self.controllers[text].take(request, target)
+            self._controller(text, target).take(request, target)
         self.observer.ended(request)
+
+    def level(self, text: Text, target: float) -> float:
+        """The level whose thresholds hold a calibrated target on this traffic."""
+        return self._controller(text, target).level(target)
+
+    def _controller(self, text: Text, target: float) -> Controller:
+        # As many as a bundle has calibrated targets.
+        return self.controllers.setdefault((text, target), Controller())
 
     def bound(self, name: str) -> float:
         """`value`, `low` or `high` of the estimate; not a number before there is one."""
         estimate = self.estimate.estimate()
         return math.nan if estimate is None else float(getattr(estimate, name))
 
+    def may_judge(self, auditing: "Auditing") -> bool:
+        """Whether there is room for one more judgement now."""
+        return not (self._busy or self.lifecycle.draining or auditing.in_the_way)
+
     async def judge(self, auditing: "Auditing") -> int | None:
         """Have a finished text's tail judged; return how many of its tokens are wrong, or None."""
-        if self._busy or self.lifecycle.draining or auditing.in_the_way:
+        if not self.may_judge(auditing):
             self.observer.audited("dropped", 0)
             return None
         self._busy, outcome, traffic = True, "failed", Traffic()
         try:
-            async with asyncio.timeout(min(LONGEST_SECONDS, self.lifecycle.seconds_left)):
+            async with asyncio.timeout(LONGEST_SECONDS):
                 wrong = await auditing.ask(traffic)
             outcome = "judged"
         except TimeoutError:
@@ -166,6 +178,9 @@ class Auditing:
         if not self.counts or spent.judged != self.judged:
             return
         wrong: int | None = None
+        if not self.auditor.may_judge(self):
+            # Texts whose tail needs no judgement are not recorded more often than the others.
+            self.recording = None
         if self.chosen:
             wrong = await self.auditor.judge(self) if self.tail else 0
         request = Audited(
@@ -176,7 +191,9 @@ class Auditing:
             tail_wrong=wrong,
             share=self.auditor.share or 1.0,
         )
-        self.auditor.take(request, self.target, text_of(self.temperature))
+        sampling = self.uplink.chain.opening.sampling
+        text = text_of(sampling.temperature, sampling.repetition_penalty)
+        self.auditor.take(request, self.target, text)
         if wrong is not None:
             await self._record(request.wrong + wrong)
 
@@ -184,12 +201,7 @@ class Auditing:
         recorder, recording = self.auditor.recorder, self.recording
         if recorder is not None and recording is not None:
             recording.judged(self.uplink.spent.others)
-            await recorder.keep(recording, wrong, "sampled" if self.temperature else "greedy")
-
-    @property
-    def temperature(self) -> float:
-        """At which its tokens are chosen."""
-        return self.uplink.chain.opening.sampling.temperature
+            await recorder.keep(recording, wrong)
 
     @property
     def in_the_way(self) -> bool:

@@ -6,6 +6,7 @@ as `thresholds_of`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path as FilePath
 
 from shared.errors import BadModel, Invalid
@@ -130,16 +131,16 @@ class ExitRules:
 
 @dataclass(frozen=True, slots=True)
 class RuleBook:
-    """The rules of a deployment, by how a request's tokens are chosen; `beyond` are those at
-    temperatures nothing was calibrated at.
+    """The rules of a deployment, by how a request's tokens are chosen; `beyond` are those where
+    nothing was calibrated.
     """
 
     by_text: Mapping[Text, ExitRules]
     beyond: ExitRules
 
-    def of(self, temperature: float) -> ExitRules:
-        """The rules of requests at a temperature."""
-        text = text_of(temperature)
+    def of(self, temperature: float, repetition_penalty: float = 1.0) -> ExitRules:
+        """The rules of requests whose tokens are chosen so."""
+        text = text_of(temperature, repetition_penalty)
         return self.beyond if text is None else self.by_text[text]
 
     @property
@@ -147,10 +148,10 @@ class RuleBook:
         """See `ExitRules.in_force`, of greedy requests."""
         return self.by_text["greedy"].in_force
 
-    def hold(self, levels: Callable[[Text], Callable[[float], float]]) -> None:
+    def hold(self, level: Callable[[Text, float], float]) -> None:
         """See `ExitRules.hold`; each way of choosing has levels of its own."""
         for text, rules in self.by_text.items():
-            rules.hold(levels(text))
+            rules.hold(partial(level, text))
 
 
 def exit_rules(
@@ -162,8 +163,8 @@ def exit_rules(
     numbers: Mapping[str, object],
     max_disagreement: float | None,
 ) -> RuleBook:
-    """The rules of a deployment. Where there is no calibration for drawn tokens, or none for their
-    temperature, nothing of what was promised with one is kept: the cloud decides every token.
+    """The rules of a deployment. Where there is no calibration for drawn tokens, or none for how
+    they are drawn, nothing of what was promised with one is kept: the cloud decides every token.
 
     Args:
         bundle: the edge's, which may hold calibrations.
@@ -189,7 +190,12 @@ def exit_rules(
     sampled = _rules(usual, found["sampled"], max_disagreement, " for tokens that are drawn")
     return RuleBook(
         {"greedy": ExitRules(usual, greedy, max_disagreement), "sampled": sampled},
-        beyond=_rules(usual, None, max_disagreement, f" at temperatures over {HOTTEST:g}"),
+        beyond=_rules(
+            usual,
+            None,
+            max_disagreement,
+            f" at temperatures over {HOTTEST:g} or with a repetition_penalty",
+        ),
     )
 
 

@@ -189,7 +189,7 @@ def _auditor(
     """
     auditor = Auditor(settings.audit_share, lifecycle, metrics, recorder=recorder)
     if settings.audit_share:
-        exits.hold(lambda text: auditor.controllers[text].level)
+        exits.hold(auditor.level)
     metrics.target.set(settings.max_disagreement or 0.0)
     metrics.show_quality(auditor.bound, lambda: exits.in_force)
     return auditor

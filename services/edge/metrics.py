@@ -229,7 +229,7 @@ class EdgeMetrics(ServiceMetrics):
         )
         self.threshold = Gauge(
             "tandem_exit_threshold",
-            "Threshold in force at the exit before a layer, for requests that name none",
+            "Threshold in force at the exit before a layer, for greedy requests that name none",
             ["exit"],
             registry=registry,
         )

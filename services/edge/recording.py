@@ -2,8 +2,9 @@
 
 Of a text that an audit has judged to its end everything is known that its exits could be right or
 wrong about: what each said that was asked, and what the full model chose. Audited texts are drawn
-before they begin, so they are a fair sample of what is asked for. A trace holds the tokens of the
-text, which is why its file is readable by its owner only.
+before they begin. Exits that were not asked, because one before them was sure, have said nothing; a
+threshold of 1 asks all of them everywhere. A trace holds the tokens of the text, which is why its
+file is readable by its owner only.
 """
 
 import asyncio
@@ -13,14 +14,15 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from shared.errors import Invalid
+from shared.exits.calibration import HOTTEST, Text
 from shared.exits.policy import Asked
 from shared.exits.signals import FEATURES
 from shared.exits.traces import BadTrace, ExitTrace, Trace, trace_line
+from shared.protocol.messages import Sampling
 
 # What texts recorded in service are said to come from.
 SOURCE = "service"
@@ -33,16 +35,28 @@ class Observer(Protocol):
 
     def recorded(self, outcome: str) -> None:
         """A judged text was `written`, or why not: the file is `full`, writing `failed`, or the
-        judgements were not all told of this text (`unclear`).
+        judgements and the text do not make a trace together (`unclear`).
         """
+
+
+def kind_of(sampling: Sampling) -> Text | None:
+    """Of which kind the trace of a text would be; None where tokens are chosen in a way nothing is
+    calibrated on: narrowed, or with penalties.
+    """
+    hindered = sampling.repetition_penalty != 1 or sampling.min_new_tokens
+    narrowed = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p)
+    if hindered or (sampling.temperature and narrowed != (HOTTEST, 1.0, 0, 0.0)):
+        return None
+    return "sampled" if sampling.temperature else "greedy"
 
 
 @dataclass(slots=True)
 class Recording:
-    """One text on its way to a trace: `others` are tokens the full model would have put in place
-    of those that are there, by position.
+    """One text of a kind on its way to a trace: `others` are tokens the full model would have put
+    in place of those that are there, by position.
     """
 
+    kind: Text
     start: int = -1
     said: list[Sequence[Asked]] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -72,14 +86,14 @@ class Recording:
         """At how many places of this text the full model would have put another token."""
         return sum(0 <= position - self.start < len(self.tokens) for position in self.others)
 
-    def trace(self, fingerprint: str, layers: Sequence[int], kind: str) -> Trace:
+    def trace(self, fingerprint: str, layers: Sequence[int]) -> Trace:
         """A text that was judged to its end as a trace; raises BadTrace where it makes none."""
         places = enumerate(self.tokens, self.start)
         return Trace(
             model_fingerprint=fingerprint,
             document=secrets.token_hex(8),
             source=SOURCE,
-            kind=kind,
+            kind=self.kind,
             whole=tuple(self.others.get(position, token) for position, token in places),
             exits={layer: self._said_by(layer) for layer in layers},
         )
@@ -128,16 +142,16 @@ class Recorder:
                 field="exit_traces",
             ) from error
 
-    async def keep(self, text: Recording, wrong: int, kind: str) -> None:
+    async def keep(self, text: Recording, wrong: int) -> None:
         """Write a text that was judged to its end, at `wrong` places of which the full model would
         have put another token. What goes wrong is counted and does not concern the request.
         """
         outcome = "unclear"
         if text.wrong == wrong and len(text.said) == len(text.tokens):
             try:
-                trace = text.trace(self.fingerprint, self.layers, kind)
+                trace = text.trace(self.fingerprint, self.layers)
             except BadTrace:
-                outcome = "failed"  # its message may quote the text
+                outcome = "unclear"  # its message may quote the text
             else:
                 outcome = await self._write(f"{trace_line(trace)}\n".encode())
         self.observer.recorded(outcome)
@@ -156,7 +170,7 @@ class Recorder:
 
     def _append(self, line: bytes) -> bool:
         """Add a line or nothing; whether there was room."""
-        with open(self.path, "ab", buffering=0, opener=partial(os.open, mode=0o600)) as file:
+        with open(self.path, "ab", buffering=0, opener=_private) as file:
             size = file.tell()
             if size + len(line) > self.max_bytes:
                 return False
@@ -164,3 +178,14 @@ class Recorder:
                 file.truncate(size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return True
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that is its owner's alone, whatever it was before; follow no link to another."""
+    handle = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    try:
+        os.fchmod(handle, 0o600)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle

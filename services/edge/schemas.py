@@ -19,12 +19,13 @@ REPAIR = (
 )
 
 DISAGREEMENT = (
-    "The share of the text's tokens that may differ from what the full model would have chosen "
-    "after the same tokens. The exits' thresholds are those calibrated for the largest target not "
-    "above it; below the smallest one nothing is kept. Only in mode `collaborative`, with a model "
-    "whose exits are calibrated (for drawn tokens too, where `temperature` is above 0; for none "
-    "above 1), and without `threshold`. It is held on average over texts like those of the "
-    "calibration, while the cloud can be reached (`degraded` tells)."
+    "The share of a text's tokens, on average over texts, that may differ from what the full model "
+    "would have chosen after the same tokens. The exits' thresholds are those calibrated for the "
+    "largest target not above it; below the smallest one nothing is kept. Only in mode "
+    "`collaborative`, with a model whose exits are calibrated (for drawn tokens too, where "
+    "`temperature` is above 0; for none above 1, nor with `repetition_penalty`), and without "
+    "`threshold`. It is held on average over texts like those of the calibration, while the cloud "
+    "can be reached (`degraded` tells)."
 )
 
 CONFIDENCE = (

@@ -62,8 +62,8 @@ class Settings(BaseSettings):
     # Probability with which the cloud judges, when a text is finished, its kept tokens that nobody
     # has looked at; 0 judges none, and holds no target by what is seen.
     audit_share: float = Field(default=0.02, ge=0, le=1)
-    # File of JSON lines that texts judged to their end are added to, for calibration on them: what
-    # the exits said and what the full model chose. It holds the tokens of texts. Empty: none is.
+    # File of JSON lines that texts judged to their end are added to: what the exits said and what
+    # the full model chose. It holds the tokens of texts. Empty: none is.
     exit_traces: Path | None = None
     # Size of that file in bytes, beyond which nothing is added.
     exit_traces_bytes: int = Field(default=64 * 1024**2, ge=1)
@@ -234,6 +234,8 @@ class Settings(BaseSettings):
             raise ValueError("exit_traces are of texts that are judged: audit_share must be over 0")
         if self.exit_traces is not None and self.exit_traces.suffix != ".jsonl":
             raise ValueError("exit_traces are JSON lines: a file whose name ends in .jsonl")
+        if self.exit_traces is not None and not self.cloud_url:
+            raise ValueError("exit_traces are of texts a cloud judges: they need a cloud_url")
         return self
 
     @model_validator(mode="after")

@@ -23,6 +23,8 @@ MEMORY = 50_000
 ASSUMED_LIKENESS = 0.02
 _BELIEVED = 5.0
 _LEAST_FREEDOM = 0.5
+# Tokens below which what has faded says nothing any more.
+_NOTHING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,9 @@ class _Sums:
     events: float = 0.0  # tails with wrong tokens
 
     def fade(self, kept: float) -> None:
-        """Let everything count for less."""
+        """Let everything count for less, and in the end for nothing."""
+        if self.tokens * kept < _NOTHING:
+            kept = 0.0
         self.tokens *= kept
         self.wrong *= kept
         self.events *= kept

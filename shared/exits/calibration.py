@@ -33,8 +33,12 @@ def file_of(cut: tuple[int, int] | None = None, text: Text = "greedy") -> str:
     return "-".join(parts) + ".json"
 
 
-def text_of(temperature: float) -> Text | None:
-    """Which calibration holds at a temperature; None where none does."""
+def text_of(temperature: float, repetition_penalty: float = 1.0) -> Text | None:
+    """Which calibration holds where tokens are chosen so; None where none does: a penalty puts
+    other tokens in the place of those the exits were sure of.
+    """
+    if repetition_penalty != 1:
+        return None
     if temperature == 0:
         return "greedy"
     return "sampled" if temperature <= HOTTEST else None

@@ -3,12 +3,13 @@
 Adaptive conformal inference (Gibbs and Candes, arXiv 2106.00170): the level that is asked of the
 calibration moves against the error just seen, level += step x (target - error), which bounds the
 error over time whatever the traffic does. Three things differ. The level moves by ratios, so that a
-step means the same for targets of 0.01 and of 0.1, and one controller serves all targets: it learns
-how many times the target the level must be. What nobody judged, the tails, counts by what is
-predicted of it: as wrong as judged tokens lately were, times how much more often tails proved to be
-wrong, which is learnt from audits and kept for long. (To weight an audited tail by 1 / probability
-is right on average without a prediction, but one wrong token would then be fifty.) And one label
-moves little, and nothing in force changes for less than a band's width.
+step means the same for targets of 0.01 and of 0.1: a controller learns how many times its target
+the level must be. (Each target has one of its own: easy traffic at one says nothing of another's.)
+What nobody judged, the tails, counts by what is predicted of it: as wrong as judged tokens lately
+were, times how much more often tails proved to be wrong, which is learnt from audits and kept for
+long. (To weight an audited tail by 1 / probability is right on average without a prediction, but
+one wrong token would then be fifty.) And one label moves little, and nothing in force changes for
+less than a band's width.
 """
 
 from dataclasses import dataclass, field

@@ -97,7 +97,7 @@ async def test_where_everything_is_audited_the_estimate_is_the_truth(given: dict
     assert now["tandem_audit_bytes_total"] > 0
 
 
-@pytest.mark.parametrize("given", [{}, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("given", [{}, {"temperature": 1.0, "seed": 7}], ids=["greedy", "sampled"])
 async def test_recorded_traces_say_what_the_full_model_chooses(
     given: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -118,6 +118,25 @@ async def test_recorded_traces_say_what_the_full_model_chooses(
                 assert trace.exits[layer].token[place] == token["id"]
             assert said[0] is not None
             assert (said[1] is None) == (token["source"] == f"exit:{SPLIT}")
+
+
+async def test_nobody_waits_for_an_audit(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, let_go = asyncio.Event(), asyncio.Event()
+    judged = audit.Auditing.ask
+
+    async def held_up(auditing: audit.Auditing, traffic: Any) -> int:
+        asked.set()
+        await let_go.wait()
+        return await judged(auditing, traffic)
+
+    monkeypatch.setattr(audit.Auditing, "ask", held_up)
+    (wish,) = wishes(1, threshold=0.0)
+    async with pair(audit_share=1.0) as services:
+        first = await ask(services.edge, wish.prompt, **wish.parameters)
+        await asyncio.wait_for(asked.wait(), PATIENCE)
+        again = await ask(services.edge, wish.prompt, **wish.parameters)
+        let_go.set()
+    assert ids_of(first) == ids_of(again)
 
 
 async def test_nobody_pays_for_an_audit() -> None:

@@ -90,14 +90,16 @@ async def test_a_target_keeps_by_its_calibrated_thresholds(served: Pair) -> None
 async def test_drawn_tokens_are_kept_by_a_calibration_of_their_own(served: Pair) -> None:
     wish = {"mode": "collaborative", "max_disagreement": 0.1, "seed": 5, **LENGTH}
     cool, hot = (wish | {"temperature": each} for each in (0.8, 1.5))
+    penalised = wish | {"repetition_penalty": 1.2}
     answer = await ask(served.edge, PROMPT, **cool)
     assert kept(answer)
     thresholds_hold(answer, 0.55)
-    body = {"inputs": PROMPT, "parameters": hot}
-    refused = await served.edge.post("/generate", json=body)
-    assert refused.status_code == 422
-    assert refused.json()["field"] == "parameters.max_disagreement"
-    assert "at temperatures over 1" in refused.json()["error"]
+    for parameters in (hot, penalised):
+        body = {"inputs": PROMPT, "parameters": parameters}
+        refused = await served.edge.post("/generate", json=body)
+        assert refused.status_code == 422
+        assert refused.json()["field"] == "parameters.max_disagreement"
+        assert "at temperatures over 1 or with a repetition_penalty" in refused.json()["error"]
 
 
 async def test_confidence_is_the_calibrated_chance(served: Pair) -> None:

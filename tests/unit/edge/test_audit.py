@@ -13,9 +13,19 @@ from services.edge.spent import Spent
 from shared.errors import CloudLost
 from shared.exits.audit import Audited
 from shared.exits.policies import build
-from shared.protocol.messages import Pressure, Report
+from shared.protocol.messages import Pressure, Report, Sampling
 from shared.runtime.lifecycle import Lifecycle
 
+SAMPLING = Sampling(
+    temperature=0.0,
+    top_p=1.0,
+    top_k=0,
+    min_p=0.0,
+    repetition_penalty=1.0,
+    min_new_tokens=0,
+    seed=1,
+    eos_ids=(),
+)
 POLICY = build("single", {"threshold": 0.5})
 TEXT = [(1, "exit:3"), (2, "cloud"), (3, "exit:3"), (4, "exit:6")]
 
@@ -75,7 +85,7 @@ def uplink_of(cloud: Cloud, *, usable: bool = True, queued: int = 0) -> Any:
     async def here() -> None:
         return None
 
-    opening = SimpleNamespace(priority="normal", sampling=SimpleNamespace(temperature=0.0))
+    opening = SimpleNamespace(priority="normal", sampling=SAMPLING)
     return SimpleNamespace(
         chain=SimpleNamespace(
             opening=opening,
@@ -224,8 +234,9 @@ async def test_only_requests_for_a_target_move_it() -> None:
     wrong = Audited(tokens=10, judged=9, wrong=9, tail=0)
     auditor.take(wrong, None, "greedy")
     auditor.take(wrong, 0.02, None)
-    assert auditor.controllers["greedy"].level(0.02) == 0.02
+    assert auditor.level("greedy", 0.02) == 0.02
     auditor.take(wrong, 0.02, "greedy")
-    assert auditor.controllers["greedy"].level(0.02) < 0.02
-    assert auditor.controllers["sampled"].level(0.02) == 0.02
+    assert auditor.level("greedy", 0.02) < 0.02
+    assert auditor.level("sampled", 0.02) == 0.02
+    assert auditor.level("greedy", 0.05) == 0.05, "easy traffic at one says nothing of another's"
     assert auditor.bound("value") == pytest.approx(0.9)

@@ -171,18 +171,23 @@ def test_drawn_tokens_have_a_calibration_of_their_own(calibrated: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("temperature", "why"), [(0.5, "for tokens that are drawn"), (1.5, "at temperatures over 1")]
+    ("chosen", "why"),
+    [
+        ((0.5,), "for tokens that are drawn"),
+        ((1.5,), "at temperatures over 1"),
+        ((0.0, 1.1), "with a repetition_penalty"),
+    ],
 )
 def test_what_nothing_was_calibrated_for_is_promised_to_nobody(
-    calibrated: Path, temperature: float, why: str
+    calibrated: Path, chosen: tuple[float, ...], why: str
 ) -> None:
-    found = book(calibrated, max_disagreement=0.1).of(temperature)
+    found = book(calibrated, max_disagreement=0.1).of(*chosen)
     assert found.policy(**NEITHER) == NOTHING
     assert found.wanted(**NEITHER) is None
     with pytest.raises(Invalid, match=why):
         found.policy(threshold=None, max_disagreement=0.02)
     assert found.policy(threshold=0.4, max_disagreement=None) == build("single", {"threshold": 0.4})
-    plain = book(calibrated).of(temperature)
+    plain = book(calibrated).of(*chosen)
     assert plain.policy(**NEITHER) == build("per_exit", {"thresholds": THRESHOLDS})
 
 
@@ -202,7 +207,7 @@ def test_a_calibration_on_other_text_is_refused(calibrated: Path) -> None:
 def test_each_way_of_choosing_is_held_by_itself(calibrated: Path) -> None:
     replace(made_up("beef", [3, 6]), text="sampled").write(calibrated / file_of(text="sampled"))
     found = book(calibrated, max_disagreement=0.1)
-    found.hold(lambda text: lambda target: target / (2 if text == "sampled" else 1))
+    found.hold(lambda text, target: target / (2 if text == "sampled" else 1))
     assert found.of(0).policy(**NEITHER).numbers() == {"thresholds": {"3": 0.5, "6": 0.5}}
     moved = found.of(0.5).policy(**NEITHER).numbers()["thresholds"]
     assert 0.5 < moved["3"] < 0.9

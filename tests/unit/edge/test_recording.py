@@ -2,18 +2,19 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.edge.recording import Recorder, Recording
+from services.edge.recording import Recorder, Recording, kind_of
 from services.edge.settings import Settings
 from shared.errors import Invalid
 from shared.exits.policy import Asked
 from shared.exits.signals import Signals
 from shared.exits.traces import Trace, read_traces
+from shared.protocol.messages import Sampling
 
 START = 7
 PRIVATE = 0o600
@@ -33,7 +34,7 @@ def said(layer: int, token: int) -> Asked:
 
 def recording() -> Recording:
     """Four tokens after a prompt of seven: the cloud chose the second, exits the others."""
-    text = Recording()
+    text = Recording("greedy")
     for place, (token, asked) in enumerate(
         [
             (1, [said(3, 1)]),
@@ -56,7 +57,7 @@ async def kept(path: Path, *texts: tuple[Recording, int], **given: Any) -> tuple
     keeps = recorder(path, told, **given)
     keeps.open()
     for text, wrong in texts:
-        await keeps.keep(text, wrong, "greedy")
+        await keeps.keep(text, wrong)
     return lines_of(path), told
 
 
@@ -115,9 +116,24 @@ async def test_a_file_is_filled_and_no_further(tmp_path: Path) -> None:
     assert (tmp_path / "t.jsonl").stat().st_size == room
 
 
-async def test_only_its_owner_can_read_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("there", [False, True], ids=["new", "readable before"])
+async def test_only_its_owner_can_read_the_file(tmp_path: Path, *, there: bool) -> None:
+    if there:
+        (tmp_path / "t.jsonl").touch(0o644)
     await kept(tmp_path / "t.jsonl", (recording(), 0))
-    assert (tmp_path / "t.jsonl").stat().st_mode & 0o777 == PRIVATE
+    assert mode_of(tmp_path / "t.jsonl") == PRIVATE
+
+
+def test_no_link_to_another_file_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "other.jsonl").touch(0o644)
+    (tmp_path / "t.jsonl").symlink_to(tmp_path / "other.jsonl")
+    with pytest.raises(Invalid, match="cannot be written"):
+        recorder(tmp_path / "t.jsonl", Told()).open()
+    assert mode_of(tmp_path / "other.jsonl") == 0o644
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o777
 
 
 async def test_a_disk_that_fails_leaves_whole_lines_and_says_so_once(
@@ -125,7 +141,7 @@ async def test_a_disk_that_fails_leaves_whole_lines_and_says_so_once(
 ) -> None:
     told = Told()
     keeps = recorder(tmp_path / "t.jsonl", told)
-    await keeps.keep(recording(), 0, "greedy")
+    await keeps.keep(recording(), 0)
     whole = (tmp_path / "t.jsonl").read_bytes()
 
     class Short:
@@ -149,9 +165,9 @@ async def test_a_disk_that_fails_leaves_whole_lines_and_says_so_once(
     with monkeypatch.context() as patch:
         patch.setattr("services.edge.recording.open", Short, raising=False)
         for _ in range(2):
-            await keeps.keep(recording(), 0, "greedy")
+            await keeps.keep(recording(), 0)
     assert (tmp_path / "t.jsonl").read_bytes() == whole
-    await keeps.keep(recording(), 0, "greedy")
+    await keeps.keep(recording(), 0)
     assert told.outcomes == ["written", "failed", "failed", "written"]
     assert [each.message for each in caplog.records] == ["exit traces cannot be written"]
     assert len(list(read_traces(tmp_path / "t.jsonl"))) == 2
@@ -161,7 +177,7 @@ async def test_what_makes_no_trace_is_not_quoted(tmp_path: Path) -> None:
     text = recording()
     text.said[0] = [Asked(3, -1, Signals(0.5, 0.5, 0.5, 0.5))]
     lines, told = await kept(tmp_path / "t.jsonl", (text, 0))
-    assert (lines, told.outcomes) == ([], ["failed"])
+    assert (lines, told.outcomes) == ([], ["unclear"])
 
 
 def test_a_file_that_cannot_be_written_is_said_before_anything_is_served(tmp_path: Path) -> None:
@@ -175,7 +191,42 @@ def test_settings_ask_for_lines_and_for_somebody_who_judges() -> None:
     for given, why in (
         ({"exit_traces": "t.jsonl", "audit_share": 0}, "audit_share must be over 0"),
         ({"exit_traces": "t.jsonl.xz"}, "a file whose name ends in .jsonl"),
+        ({"exit_traces": "t.jsonl", "cloud_url": ""}, "they need a cloud_url"),
     ):
         with pytest.raises(ValueError, match=why):
             Settings(bundle=bundle, **given)
     assert Settings(bundle=bundle, exit_traces="").exit_traces is None
+
+
+CHOSEN = Sampling(
+    temperature=0.0,
+    top_p=1.0,
+    top_k=0,
+    min_p=0.0,
+    repetition_penalty=1.0,
+    min_new_tokens=0,
+    seed=1,
+    eos_ids=(),
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ({}, "greedy"),
+        ({"top_p": 0.5}, "greedy"),
+        ({"temperature": 1.0}, "sampled"),
+        ({"temperature": 0.8}, None),
+        ({"temperature": 1.5}, None),
+        ({"temperature": 1.0, "top_p": 0.95}, None),
+        ({"temperature": 1.0, "top_k": 5}, None),
+        ({"temperature": 1.0, "min_p": 0.1}, None),
+        ({"repetition_penalty": 1.1}, None),
+        ({"min_new_tokens": 3}, None),
+    ],
+    ids=str,
+)
+def test_only_what_a_calibration_can_be_made_of_is_recorded(
+    given: dict[str, Any], kind: str | None
+) -> None:
+    assert kind_of(replace(CHOSEN, **given)) == kind

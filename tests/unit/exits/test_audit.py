@@ -151,3 +151,19 @@ def test_the_estimate_is_a_share_within_its_interval(requests: list[Audited]) ->
         return
     bounds = (-1e-9, estimate.low, estimate.value, estimate.high, 1 + 1e-9)
     assert sorted(bounds) == pytest.approx(bounds, abs=1e-9)
+
+
+def test_tails_judged_long_ago_say_nothing_any_more() -> None:
+    """Numbers too small to fade further are no share of each other."""
+    audit = Audit()
+    audit.take(Audited(tokens=20, judged=0, wrong=0, tail=20, tail_wrong=1, share=0.02))
+    for _ in range(9000):
+        audit.take(Audited(tokens=5_000, judged=2_500, wrong=25, tail=2_500, share=0.02))
+    found, fresh = audit.estimate(), Audit()
+    for _ in range(200):
+        fresh.take(Audited(tokens=5_000, judged=2_500, wrong=25, tail=2_500, share=0.02))
+    other = fresh.estimate()
+    assert found is not None
+    assert other is not None
+    assert found.value == pytest.approx(other.value)
+    assert found.high == pytest.approx(other.high, rel=0.1)

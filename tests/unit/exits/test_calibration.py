@@ -65,6 +65,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_a_temperature_says_which_calibration_holds() -> None:
     assert list(map(text_of, (0.0, 0.001, 1.0, 1.001))) == ["greedy", "sampled", "sampled", None]
+    assert [text_of(0.0, 1.0), text_of(0.0, 1.1), text_of(1.0, 0.9)] == ["greedy", None, None]
 
 
 def test_the_form_of_the_file(tmp_path: Path) -> None:
