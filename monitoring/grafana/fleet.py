@@ -139,7 +139,9 @@ def _quality() -> list[PanelBuilder]:
             ),
             unit="percentunit",
             description="The edge's estimate of the share of tokens that are not the full model's "
-            "choice, the bounds that hold the true one in 95 of 100 cases, and the target if any.",
+            "choice, over all requests that exits decide, those with a threshold or target of "
+            "their own included; the bounds that hold the true one in 95 of 100 cases; and the "
+            "target of requests that name none, if there is one.",
         ),
         lines(
             "Thresholds in force",
@@ -147,8 +149,8 @@ def _quality() -> list[PanelBuilder]:
                 f"max by (edge, exit) (tandem_exit_threshold{{{EDGE}}})", "{{edge}}: exit {{exit}}"
             ),
             unit="none",
-            description="What an exit must be over to keep a token of a request that says nothing; "
-            "they move where a target is held.",
+            description="What an exit must be over to keep a token of a greedy request that says "
+            "nothing; they move where a target is held.",
             most=1,
         ),
         lines(
