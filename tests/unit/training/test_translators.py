@@ -142,6 +142,14 @@ def test_gradients_are_those_of_the_mean_divergence_however_it_is_cut(
     assert found == pytest.approx({n: measured[n].divergence for n in LAYERS}, abs=1e-6)
 
 
+def test_states_are_kept_as_far_as_there_is_room() -> None:
+    exits = Translators(whole("llama"), LAYERS, LOW_RANK)
+    size = Lessons(exits, texts(48)).read(0).nbytes
+    for memory, kept in ((0, 0), (size, 1), (2 * size, 2), (2 * size - 1, 1)):
+        lessons = Lessons(exits, texts(48), memory=memory)
+        assert [lessons.read(n) is lessons.read(n) for n in (0, 1)].count(True) == kept
+
+
 def test_states_that_are_not_kept_are_computed_again() -> None:
     kept, again = (Translators(whole("qwen3"), LAYERS, LOW_RANK) for _ in range(2))
     taught(kept, steps=9)
