@@ -6,6 +6,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -153,7 +154,8 @@ def test_own_text_is_the_models_and_ends_where_it_ends(
     found = write_own(model, 900, begin=0, end=1, seed=3)
     assert sum(map(len, found)) >= 900
     assert found == write_own(model, 900, begin=0, end=1, seed=3)
-    assert found != write_own(model, 900, begin=0, end=1, seed=4)
+    other = write_own(model, 900, begin=0, end=1, seed=4)
+    assert [text[1] for text in found[:8]] != [text[1] for text in other[:8]]
     assert all(text[0] == 0 and 1 not in text[:-1] for text in found)
     assert len({text[0] for text in write_own(model, 500, begin=None, end=1, seed=3)}) > 5
     # Texts of even number go on greedily after their opening.
@@ -163,6 +165,24 @@ def test_own_text_is_the_models_and_ends_where_it_ends(
         states = model.forward([Segment(cache, 0, 4, 0, ids, None)])[0]
         greedy = model.logits(states).argmax(dim=-1)[:-1] == ids[1:]
     assert greedy[-60:].all()
+
+
+def test_openings_of_own_text_are_drawn_from_all_of_the_distribution(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose, asked = own_text._choose, list[tuple[int, int]]()
+
+    def watched(logits: torch.Tensor, narrow: Any, greedy: Any, generator: Any) -> list[int]:
+        asked.append((sum(narrow), sum(greedy)))
+        return choose(logits, narrow, greedy, generator)
+
+    monkeypatch.setattr(own_text, "_choose", watched)
+    monkeypatch.setattr(own_text, "_ROWS", 4)
+    model = load_span(trained, LayerSpan(0, 4, 4), dtype=torch.float32, embedding=True, head=True)
+    write_own(model, 1, begin=0, end=None, seed=3)
+    opening = asked.index((2, 2))
+    assert 8 <= opening <= 64
+    assert asked == [(0, 0)] * opening + [(2, 2)] * (len(asked) - opening)
 
 
 def test_until_the_end_nothing_is_written(
