@@ -23,7 +23,7 @@ from tests.unit.training.conftest import documents, write_rows
 from tests.unit.training.test_translators import PACE, digests
 from training import exit_learning, own_text, places
 from training.exit_learning import ExitPlan, learn_exits
-from training.exit_text import HELD_OUT
+from training.exit_text import HELD_OUT, read_documents
 from training.own_text import write_own
 from training.translating import Pace
 
@@ -165,6 +165,21 @@ def test_own_text_is_the_models_and_ends_where_it_ends(
         states = model.forward([Segment(cache, 0, 4, 0, ids, None)])[0]
         greedy = model.logits(states).argmax(dim=-1)[:-1] == ids[1:]
     assert greedy[-60:].all()
+
+
+def test_documents_are_learned_with_their_end(
+    bare: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, endings = read_documents, set[int]()
+
+    def watched(*given: Any, **named: Any) -> list[list[int]]:
+        documents = read(*given, **named)
+        endings.update(ids[-1] for ids in documents)
+        return documents
+
+    monkeypatch.setattr(exit_learning, "read_documents", watched)
+    learn_exits(bare, replace(PLAN, steps=0), texts=[text])
+    assert endings == {1}
 
 
 def test_openings_of_own_text_are_drawn_from_all_of_the_distribution(
