@@ -239,4 +239,8 @@ async def test_only_requests_for_a_target_move_it() -> None:
     assert auditor.level("greedy", 0.02) < 0.02
     assert auditor.level("sampled", 0.02) == 0.02
     assert auditor.level("greedy", 0.05) == 0.05, "easy traffic at one says nothing of another's"
+    held = auditor.level("greedy", 0.02)
+    auditor.take(wrong, 0.02, "sampled")
+    assert auditor.level("sampled", 0.02) < 0.02
+    assert auditor.level("greedy", 0.02) == held
     assert auditor.bound("value") == pytest.approx(0.9)
