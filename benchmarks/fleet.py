@@ -32,7 +32,6 @@ ROOT = Path(__file__).parents[1]
 OVERLAY = ROOT / "k8s" / "overlays" / "fleet"
 # Options of the Job that say where the edges are and how its report leaves the pod.
 OF_THE_JOB_ONLY = ("--edge=", "--discover", "--json=", "--wait-ready=")
-READY_SECONDS = 180.0
 
 Report = dict[str, Any]
 
@@ -101,14 +100,14 @@ def _services(bundles: Path, count: int) -> Iterator[list[str]]:
     running: list[Service] = []
     try:
         running.append(start("cloud", _environment("CLOUD", bundles / "cloud", cloud_port), logs))
-        wait_ready(running[0], f"http://{HOST}:{cloud_port}", seconds=READY_SECONDS)
+        wait_ready(running[0], f"http://{HOST}:{cloud_port}")
         for port in edge_ports:
             environment = _environment("EDGE", bundles / "edge", port)
             environment["TANDEM_EDGE_CLOUD_URL"] = f"http://{HOST}:{cloud_port}"
             running.append(start("edge", environment, logs))
         urls = [f"http://{HOST}:{port}" for port in edge_ports]
         for service, url in zip(running[1:], urls, strict=True):
-            wait_ready(service, url, seconds=READY_SECONDS)
+            wait_ready(service, url)
         yield urls
     finally:
         stop(running)

@@ -24,8 +24,6 @@ from benchmarks.paced.device import Device
 from cli.errors import CommandError
 from cli.processes import HOST, Service, free_ports, stop, wait_ready
 
-READY_SECONDS = 240.0
-
 
 @dataclass(frozen=True, slots=True)
 class Cores:
@@ -155,10 +153,10 @@ def stack(
             start.edge(kind, port, cloud_url if kind.in_cloud else proxied)
             for kind, port in zip(edges, edge_ports, strict=True)
         ]
-        wait_ready(cloud, cloud_url, seconds=READY_SECONDS)
+        wait_ready(cloud, cloud_url)
         urls = {kind.name: _url(port) for kind, port in zip(edges, edge_ports, strict=True)}
         for name, service in zip(urls, services, strict=True):
-            wait_ready(service, urls[name], seconds=READY_SECONDS, cloud="reachable")
+            wait_ready(service, urls[name], cloud="reachable")
         urls |= {n: _url(port) for n, port in zip(far, network.proxy_ports[1:], strict=True)}
         network.calibrate()
         device = Device(start.device) if paced else None

@@ -26,7 +26,6 @@ REQUESTS = (
     ("collaborative", "The king said to his daughter,"),
     ("cloud", "User: Hi, I want to find a restaurant in San Jose.\nAssistant:"),
 )
-READY_SECONDS = 180.0
 
 
 def demo(
@@ -49,8 +48,8 @@ def demo(
             cloud_port=cloud_port,
         )
         with running(plan, logs=folder) as (cloud, edge):
-            wait_ready(cloud, plan.cloud_url, seconds=READY_SECONDS)
-            wait_ready(edge, plan.edge_url, seconds=READY_SECONDS, cloud="reachable")
+            wait_ready(cloud, plan.cloud_url)
+            wait_ready(edge, plan.edge_url, cloud="reachable")
             printer = TokenPrinter(terminal)
             printer.know_exits((f"exit:{split}", f"exit:{edge_depth}"))
             try:

@@ -22,6 +22,8 @@ from cli.errors import CommandError
 from shared.runtime.cores import usable_cores
 
 # Longer than a service's grace time by default, and what it needs besides.
+# A service that ends instead is noticed at once; one that only loads is given time.
+READY_SECONDS = 240.0
 STOP_SECONDS = 15.0
 POLL_SECONDS = 0.1
 HOST = "127.0.0.1"
@@ -139,7 +141,9 @@ def stop(services: list[Service]) -> None:
             service.process.wait()
 
 
-def wait_ready(service: Service, url: str, *, seconds: float, cloud: str | None = None) -> None:
+def wait_ready(
+    service: Service, url: str, *, seconds: float = READY_SECONDS, cloud: str | None = None
+) -> None:
     """Return once `GET url/readyz` answers 200 and, of an edge, says that its cloud is `cloud`.
 
     Raises:

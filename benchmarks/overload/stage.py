@@ -15,8 +15,6 @@ import httpx
 from cli.partition import SHIPPED_MODEL, exits_beside, make_bundles
 from cli.processes import HOST, Service, free_ports, stop, wait_ready
 
-READY_SECONDS = 180.0
-
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -72,8 +70,8 @@ def running(
         for side, settings in own.items():
             started.append(_start(side, settings, core, folder))
         cloud, edge = started
-        wait_ready(cloud, cloud_url, seconds=READY_SECONDS)
-        wait_ready(edge, edge_url, seconds=READY_SECONDS)
+        wait_ready(cloud, cloud_url)
+        wait_ready(edge, edge_url)
         yield Stage(edge, cloud, edge_url, cloud_url, keys[limited:], keys[:limited])
     finally:
         stop(started)

@@ -128,8 +128,7 @@ def _assess(
     """All that needs no service: figures of the model and its exits, a drafter's cut in place."""
     from transformers.utils.logging import disable_progress_bar
 
-    from shared.exits.calibration import file_of, read_agreement
-    from shared.model.exits import exits_sha256
+    from shared.model.exits import read_agreement_beside
     from training.assessment import assess
     from training.reading import Reader, identity
 
@@ -137,11 +136,6 @@ def _assess(
     try:
         told("loading the model", 0, 1)
         reader, weights = Reader(model, cut=cut, device=device), identity(model)
-        agreement = read_agreement(model / file_of(cut))
-        if agreement is not None and agreement.model_fingerprint != weights:
-            raise CommandError(f"{model / file_of(cut)} was made for other weights: calibrate anew")
-        if agreement is not None and agreement.exits_sha256 != exits_sha256(model, cut):
-            raise CommandError(f"{model / file_of(cut)} was made for other exits: calibrate anew")
         told("loading the model", 1, 1)
         return Findings(
             model=model.resolve().name,
@@ -152,7 +146,7 @@ def _assess(
             assessment=assess(
                 reader,
                 documents,
-                agreement=agreement,
+                agreement=read_agreement_beside(model, weights, cut),
                 longest=LONGEST_PROMPT,
                 progress=told,
                 **sizes,
@@ -166,7 +160,9 @@ def _assess(
 
 def _cut(model: Path, split: int, edge_depth: int) -> tuple[int, int] | None:
     """The edge's cut where a drafter for it lies beside the model, None where none does."""
-    there = (model / f"drafter-{split}-{edge_depth}.json").exists()
+    from shared.model.exits import drafter_files
+
+    there = drafter_files(model, split, edge_depth)[0].exists()
     return (split, edge_depth) if there else None
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from training.assessment import Answer, Assessment
     from training.documents import Prompt
 
-# Both load while this process loads a judge; one that ends instead is noticed at once.
-READY_SECONDS = 180.0
 
 # What is being done, how much of it is done, and of how much.
 Told = Callable[[str, int, int], None]
@@ -87,9 +85,9 @@ def ask_services(
     with running(plan, logs=bundles) as (cloud, edge), connect(plan.edge_url) as client:
         told("starting the services", 0, 2)
         judge = FullModel(model)
-        wait_ready(cloud, plan.cloud_url, seconds=READY_SECONDS)
+        wait_ready(cloud, plan.cloud_url)
         told("starting the services", 1, 2)
-        wait_ready(edge, plan.edge_url, seconds=READY_SECONDS, cloud="reachable")
+        wait_ready(edge, plan.edge_url, cloud="reachable")
         told("starting the services", 2, 2)
         asker = Asker(client, judge, found.prompts, found.answers, tokens=found.new_tokens)
         return [asker.row(setting, told) for setting in settings]
