@@ -39,7 +39,7 @@ def write_card(folder: Path) -> Path:
         **_exit_fields(calibration),
         "drafters": _drafters(folder),
         "figures": _figures(evaluation["texts"]),
-        "samples": _samples(evaluation.get("samples", [])),
+        "samples": _samples(evaluation["samples"]),
         "sources": _sources(training["config"]["mixture"]),
         "held_out": _table(
             ["file", "from", "licence"],

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
+from shared.decoding.certainty import certainty
 from shared.decoding.sampling import SamplingParameters
 from shared.errors import BadModel
 from shared.model import LayerSpan, ModelShape, Segment, SpanModel, load_span
@@ -61,23 +62,6 @@ def join(readings: Sequence[Reading]) -> Reading:
         torch.cat([r.signals for r in readings], dim=2),
         torch.cat([r.losses for r in readings], dim=1),
     )
-
-
-def signals_of(logits: Tensor) -> Tensor:
-    """[..., V] raw logits in, [4, ...] float32 out: for p their softmax, p's highest, the entropy
-    of p in nats, its highest less its second, and the entropy of p^2 / sum(p^2) in nats (the
-    features of JEI-DNN's gates, arXiv 2310.09163).
-    """
-    logs = logits.float().log_softmax(dim=-1)
-    first, second = logs.exp().topk(2, dim=-1).values.unbind(dim=-1)
-    # p^2 / sum(p^2) is the softmax at half the temperature.
-    sharp = (2 * logs).log_softmax(dim=-1)
-    return torch.stack([first, _entropy(logs), first - second, _entropy(sharp)])
-
-
-def _entropy(logs: Tensor) -> Tensor:
-    """[..., V] log-probabilities in, [...] nats out; rounding never makes it negative."""
-    return -torch.xlogy(logs.exp(), logs.exp()).sum(dim=-1).clamp(max=0)
 
 
 def identity(folder: Path) -> str:
@@ -171,7 +155,7 @@ class Reader:
                     for rows in logits
                 ]
             )
-        return Reading(chosen, signals_of(logits).cpu(), losses.cpu())
+        return Reading(chosen, certainty(logits).movedim(-1, 0).cpu(), losses.cpu())
 
     def _run(
         self, model: SpanModel, tokens: Tensor, stops: Sequence[int], first: int

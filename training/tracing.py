@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from shared.exits.calibration import Text
+from shared.exits.calibration import Text, suffix_of
 from shared.exits.traces import ExitTrace, Trace, write_traces
 from training.reading import Reader, Reading, identity
 from training.tuning import held_out_prompts
@@ -139,8 +139,7 @@ def independent(prompts: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[in
 
 def traces_of(cut: Cut | None, text: Text = "greedy") -> str:
     """The name of a file of traces: of a checkpoint's own exits, or of a drafter's cut."""
-    parts = ["traces", *(["sampled"] if text == "sampled" else []), *map(str, cut or ())]
-    return "-".join(parts) + ".jsonl.xz"
+    return f"traces{suffix_of(cut, text)}.jsonl.xz"
 
 
 def as_trace(

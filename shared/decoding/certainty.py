@@ -7,13 +7,13 @@ from shared.exits.signals import Signals
 
 
 def certainty(logits: Tensor) -> Tensor:
-    """Return per row top probability, entropy, margin and sharp entropy, [n, 4] float32.
+    """Return per row top probability, entropy, margin and sharp entropy, [..., 4] float32.
 
     A row does not look at its neighbours: in a batch it is what it is alone (beyond some 30,000
     tokens several threads share the sums of a row that is alone, which rounds them otherwise).
 
     Args:
-        logits: [n, V] of any floating dtype, on any device; V of at least 2.
+        logits: [..., V] of any floating dtype, on any device; V of at least 2.
     """
     # Their distance to the best: neither twice it nor its exponential can overflow.
     raw = logits.float()

@@ -15,7 +15,6 @@ from typing import Any, Literal
 from shared.errors import BadModel
 from shared.exits.signals import FEATURES, Signals
 
-FILE = "agreement.json"
 FORMAT = 1
 KIND, VERSION = "logistic", 1
 # How the texts were chosen that it holds for: greedily, or drawn at temperature 1 from all of the
@@ -29,8 +28,16 @@ def file_of(cut: tuple[int, int] | None = None, text: Text = "greedy") -> str:
     """The file's name beside a checkpoint: without a drafter, or made with the drafter of a
     `cut` (split, edge depth) in place. In a bundle it is as without.
     """
-    parts = ["agreement", *(["sampled"] if text == "sampled" else []), *map(str, cut or ())]
-    return "-".join(parts) + ".json"
+    return f"agreement{suffix_of(cut, text)}.json"
+
+
+def suffix_of(cut: tuple[int, int] | None, text: Text) -> str:
+    """What tells apart the files of one checkpoint's exits, by drafter and kind of text."""
+    parts = [*(["sampled"] if text == "sampled" else []), *map(str, cut or ())]
+    return "".join(f"-{part}" for part in parts)
+
+
+FILE = file_of()
 
 
 def text_of(temperature: float, repetition_penalty: float = 1.0) -> Text | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import BadModel
+from shared.exits.calibration import Agreement, Text, file_of, read_agreement
 from shared.model.checkpoint import StoredTensor, read_header
 from shared.model.families import read_json
 from shared.model.network import FINAL_NORM, TranslatorShape
@@ -199,6 +200,26 @@ def exits_sha256(folder: Path, cut: tuple[int, int] | None = None) -> str | None
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest() if found else None
+
+
+def read_agreement_beside(
+    folder: Path, fingerprint: str, cut: tuple[int, int] | None = None, text: Text = "greedy"
+) -> Agreement | None:
+    """Read the calibration of a checkpoint's exits, or of its drafter for a `cut`, made on one kind
+    of text; None where there is none.
+
+    Raises:
+        BadModel: it is broken, or was measured on a model of another fingerprint or on other exits.
+    """
+    path = folder / file_of(cut, text)
+    agreement = read_agreement(path)
+    if agreement is None:
+        return None
+    if agreement.model_fingerprint != fingerprint:
+        raise BadModel(f"{path} was measured on another model: calibrate anew, or remove it")
+    if agreement.exits_sha256 != exits_sha256(folder, cut):
+        raise BadModel(f"{path} was measured on other exits: calibrate anew, or remove it")
+    return agreement
 
 
 def read_drafter(folder: Path, split: int, edge_depth: int) -> Drafter | None:

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shared.errors import BadModel
-from shared.exits.calibration import TEXTS, Agreement, Text, file_of, read_agreement
+from shared.exits.calibration import TEXTS, Agreement, file_of
 from shared.model.checkpoint import StoredTensor
-from shared.model.exits import Drafter, ExitInfo, exits_sha256
+from shared.model.exits import Drafter, ExitInfo, read_agreement_beside
 from shared.model.fingerprint import Progress, fingerprint
 from shared.model.loading import Checkpoint, build, open_checkpoint
 from shared.model.manifest import FILE, WEIGHTS, Manifest, ManifestExit, Role, Weights
@@ -218,26 +218,15 @@ def _checked_drafter(opened: Checkpoint, found: str, split: int, edge_depth: int
     return drafter
 
 
-def _checked_agreement(
-    opened: Checkpoint, found: str, cut: tuple[int, int], text: Text, *, drafted: bool
-) -> Agreement | None:
-    """The calibration of exactly these exits; that of others is as good as none."""
-    path = opened.folder / file_of(cut if drafted else None, text)
-    agreement = read_agreement(path)
-    if agreement is None:
-        return None
-    if agreement.model_fingerprint != found:
-        raise BadModel(f"{path} was measured on another model")
-    if agreement.exits_sha256 != exits_sha256(opened.folder, cut if drafted else None):
-        raise BadModel(f"{path} was measured on other exits: calibrate anew, or remove it")
-    return agreement if agreement.layers == sorted({*cut}) else None
-
-
 def _checked(opened: Checkpoint, found: str, cut: tuple[int, int], *, use_drafter: bool) -> _Beside:
     drafter = _checked_drafter(opened, found, *cut) if use_drafter else None
-    drafted = drafter is not None
-    found_there = [_checked_agreement(opened, found, cut, text, drafted=drafted) for text in TEXTS]
-    return _Beside(drafter, tuple(each for each in found_there if each is not None))
+    there = [
+        read_agreement_beside(opened.folder, found, None if drafter is None else cut, text)
+        for text in TEXTS
+    ]
+    # That of other exits is as good as none.
+    fitting = (each for each in there if each is not None and each.layers == sorted({*cut}))
+    return _Beside(drafter, tuple(fitting))
 
 
 def _weights(name: str) -> Weights:

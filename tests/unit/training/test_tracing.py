@@ -13,7 +13,7 @@ from shared.exits.calibration import TEXTS, file_of, read_agreement
 from shared.exits.traces import ExitTrace, Trace, read_traces, write_traces
 from shared.model import Segment
 from training.__main__ import calibrate, recalibrate
-from training.reading import Reader, identity, signals_of
+from training.reading import Reader, identity
 from training.tracing import independent, trace_checkpoint
 from training.writing import DRAWN
 
@@ -68,17 +68,6 @@ def test_drawn_text_is_the_full_models_and_everybody_draws_alike(
             atol=1e-5,
             rtol=0,
         )
-
-
-def test_signals_are_those_of_the_distribution() -> None:
-    shares = torch.tensor([0.5, 0.25, 0.25])
-    top, entropy, margin, sharp = signals_of(shares.log() + 3).tolist()
-    squares = shares**2 / (shares**2).sum()
-    assert (top, margin) == (pytest.approx(0.5), pytest.approx(0.25))
-    assert entropy == pytest.approx(-(shares * shares.log()).sum().item())
-    assert sharp == pytest.approx(-(squares * squares.log()).sum().item())
-    certain = signals_of(torch.tensor([0.0, 200.0, 0.0])).tolist()
-    assert certain == [1, 0, 1, 0]
 
 
 def test_prompts_about_one_passage_are_one_document() -> None:
