@@ -178,9 +178,6 @@ class Auditing:
         if not self.counts or spent.judged != self.judged:
             return
         wrong: int | None = None
-        if not self.auditor.may_judge(self):
-            # Texts whose tail needs no judgement are not recorded more often than the others.
-            self.recording = None
         if self.chosen:
             wrong = await self.auditor.judge(self) if self.tail else 0
         request = Audited(
@@ -194,7 +191,8 @@ class Auditing:
         sampling = self.uplink.chain.opening.sampling
         text = text_of(sampling.temperature, sampling.repetition_penalty)
         self.auditor.take(request, self.target, text)
-        if wrong is not None:
+        # Texts whose tail needs no judgement are not recorded more often than the others.
+        if wrong is not None and (self.tail or self.auditor.may_judge(self)):
             await self._record(request.wrong + wrong)
 
     async def _record(self, wrong: int) -> None:

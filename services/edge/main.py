@@ -64,6 +64,7 @@ def create_app(
     thread = _thread(engine, settings, metrics)
     cloud = connect(settings, cloud_transport)
     exits = _exit_rules(settings, model, manifest)
+    recorder = _recorder(settings, manifest, sorted(model.exits), metrics)
     answering = Answering(
         text=TextCodec(settings.bundle),
         engine=engine,
@@ -76,7 +77,7 @@ def create_app(
         controller=_controller(settings, manifest),
         chances={kind: _chances(model, split, kind) for kind in ("greedy", "sampled")},
         exits=exits,
-        auditor=_auditor(settings, exits, lifecycle, metrics, _recorder(settings, model, metrics)),
+        auditor=_auditor(settings, exits, lifecycle, metrics, recorder),
     )
     tracer = _tracer(settings, metrics)
     link = cloud.side.link if cloud else None
@@ -195,17 +196,13 @@ def _auditor(
     return auditor
 
 
-def _recorder(settings: Settings, model: SpanModel, metrics: EdgeMetrics) -> Recorder | None:
-    manifest, _ = _manifest_of(model)
+def _recorder(
+    settings: Settings, manifest: Manifest, exits: list[int], metrics: EdgeMetrics
+) -> Recorder | None:
     if settings.exit_traces is None:
         return None
-    recorder = Recorder(
-        settings.exit_traces,
-        settings.exit_traces_bytes,
-        manifest.fingerprint,
-        sorted(model.exits),
-        metrics,
-    )
+    limit = settings.exit_traces_bytes
+    recorder = Recorder(settings.exit_traces, limit, manifest.fingerprint, exits, metrics)
     recorder.open()
     return recorder
 

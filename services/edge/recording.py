@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from shared.errors import Invalid
-from shared.exits.calibration import HOTTEST, Text
+from shared.exits.calibration import HOTTEST, Text, text_of
 from shared.exits.policy import Asked
 from shared.exits.signals import FEATURES
 from shared.exits.traces import BadTrace, ExitTrace, Trace, trace_line
@@ -43,11 +43,10 @@ def kind_of(sampling: Sampling) -> Text | None:
     """Of which kind the trace of a text would be; None where tokens are chosen in a way nothing is
     calibrated on: narrowed, or with penalties.
     """
-    hindered = sampling.repetition_penalty != 1 or sampling.min_new_tokens
-    narrowed = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p)
-    if hindered or (sampling.temperature and narrowed != (HOTTEST, 1.0, 0, 0.0)):
-        return None
-    return "sampled" if sampling.temperature else "greedy"
+    text = text_of(sampling.temperature, sampling.repetition_penalty)
+    drawn = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p)
+    narrowed = text == "sampled" and drawn != (HOTTEST, 1.0, 0, 0.0)
+    return None if narrowed or sampling.min_new_tokens else text
 
 
 @dataclass(slots=True)

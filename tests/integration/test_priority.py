@@ -27,13 +27,13 @@ from tests.support.keys import bearer, written_keys
 from tests.support.prompts import prompts
 from tests.support.reference import text
 from tests.support.services import new_services
+from tests.support.size import Size
 from tests.support.wishes import Wish, require_same
 
 KEY = "kept-in-the-ward"
 BEARER = bearer(KEY)
 Keys = dict[str, Any]
 MODES = ("standalone", "collaborative", "verified", "cloud", "split")
-NEW_TOKENS = 12
 # A text of which emergencies ask for more than others do, so that they are there all the time.
 URGENT_TOKENS = 40
 
@@ -141,25 +141,27 @@ async def beside_emergencies(services: Pair, wishes: Sequence[Wish], mode: str) 
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_a_text_that_was_parked_is_the_one_that_was_not(keys: Keys, mode: str) -> None:
-    given = {"mode": mode, "codec": "fp32", "max_new_tokens": NEW_TOKENS}
+async def test_a_text_that_was_parked_is_the_one_that_was_not(
+    keys: Keys, mode: str, size: Size
+) -> None:
+    texts, tokens = size.pick(short=4, long=6), size.pick(short=12, long=24)
+    given = {"mode": mode, "codec": "fp32", "max_new_tokens": tokens}
     drawn = {"temperature": 0.8, "top_p": 0.95, "seed": 3}
-    wishes = [Wish(prompt, given | (drawn if n % 2 else {})) for n, prompt in enumerate(_texts())]
+    wishes = [
+        Wish(prompt, given | (drawn if n % 2 else {}))
+        for n, prompt in enumerate(prompts(text(), texts))
+    ]
     async with pair() as services:
         alone = [await asked_for(services.edge, wish) for wish in wishes]
     async with sparing_pair(keys) as services:
         beside = await beside_emergencies(services, wishes, mode)
         seen = [(await side.get("/metrics")).text for side in (services.edge, services.cloud)]
-    assert sum(counted(exposed, "tandem_parked_steps_total") for exposed in seen) > NEW_TOKENS
+    assert sum(counted(exposed, "tandem_parked_steps_total") for exposed in seen) > tokens
     ties = [
         require_same(wish, one, other)
         for wish, one, other in zip(wishes, alone, beside, strict=True)
     ]
     assert ties.count(None) >= len(wishes) - 1
-
-
-def _texts() -> list[str]:
-    return list(prompts(text(), 4))
 
 
 async def test_an_emergency_finds_room_where_others_find_none(keys: Keys) -> None:

@@ -95,7 +95,7 @@ def test_a_finished_request_is_one_line_with_its_id_and_cost(lived: Lived) -> No
     assert line["tokens"] == details["generated_tokens"]
     assert line["tokens_by_source"] == details["usage"]["tokens_by_source"]
     assert line["degraded"] is False
-    assert 0 < line["seconds"] < PATIENCE
+    assert 0 < line["seconds"] < 30
 
 
 def test_a_request_somebody_hung_up_on_is_one_line_with_the_reason(lived: Lived) -> None:

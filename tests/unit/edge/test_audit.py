@@ -16,16 +16,6 @@ from shared.exits.policies import build
 from shared.protocol.messages import Pressure, Report, Sampling
 from shared.runtime.lifecycle import Lifecycle
 
-SAMPLING = Sampling(
-    temperature=0.0,
-    top_p=1.0,
-    top_k=0,
-    min_p=0.0,
-    repetition_penalty=1.0,
-    min_new_tokens=0,
-    seed=1,
-    eos_ids=(),
-)
 POLICY = build("single", {"threshold": 0.5})
 TEXT = [(1, "exit:3"), (2, "cloud"), (3, "exit:3"), (4, "exit:6")]
 
@@ -85,7 +75,7 @@ def uplink_of(cloud: Cloud, *, usable: bool = True, queued: int = 0) -> Any:
     async def here() -> None:
         return None
 
-    opening = SimpleNamespace(priority="normal", sampling=SAMPLING)
+    opening = SimpleNamespace(priority="normal", sampling=Sampling())
     return SimpleNamespace(
         chain=SimpleNamespace(
             opening=opening,
