@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 PATIENCE = 120.0
+# In place of a piece: what follows is sent once there is an answer to what went before.
+ANSWERED = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,9 @@ def say(port: int, *pieces: bytes, pause: float = 0.01, patience: float = PATIEN
     with closing(connect(port)) as connection:
         closed = False
         for piece in pieces:
+            if piece == ANSWERED:
+                closed = not heard and _hear(connection, heard, patience)
+                continue
             try:
                 connection.sendall(piece)
             except OSError:
