@@ -1,14 +1,18 @@
 """The emulated network: when bytes arrive, in which order, and what it makes of a real stream."""
 
 import asyncio
+import socket
 import statistics
 import time
+from collections.abc import Sequence
+from contextlib import closing
 
 import pytest
 
-from benchmarks.network.calibrate import Far, measure
+from benchmarks.network.calibrate import Far, Measured, measure
 from benchmarks.network.path import MEGABIT, Path, Shape, paths
 from benchmarks.network.proxy import OPENING, Crossing, Proxy
+from benchmarks.stack import Network
 
 HOST = "127.0.0.1"
 
@@ -194,3 +198,33 @@ async def _upload(port: int, size: int) -> None:
     writer.write(b"u%d\n" % size + bytes(size))
     await reader.readexactly(1)
     writer.close()
+
+
+class Noisy(Network):
+    """A proxy that takes a time of its own; the machine is busy at some of the measurements."""
+
+    own_ms = 3.0
+    overshoot_ms = 1.5
+    busy_ms: tuple[float, ...] = ()
+
+    def calibrate(self) -> None:
+        self._own_seconds = self._seen(0.0) / 1e3
+
+    def _shaped(self, shape: Shape, own_seconds: float) -> Measured:
+        wait = max(0.0, shape.rtt_ms - own_seconds * 1e3)
+        return Measured(self._seen(wait + self.overshoot_ms if wait else 0.0), 30.0, 30.0)
+
+    def _seen(self, waited_ms: float) -> float:
+        busy, self.busy_ms = (*self.busy_ms, 0.0)[0], self.busy_ms[1:]
+        return waited_ms + self.own_ms + busy
+
+
+@pytest.mark.parametrize("busy_ms", [(), (20.0,), (0.0, 25.0), (19.0, 0.0, 30.0)])
+def test_a_round_trip_is_as_asked_whatever_else_the_machine_did(busy_ms: Sequence[float]) -> None:
+    with closing(socket.socket()) as control:
+        network = Noisy(control, [], 0)
+        network.busy_ms = tuple(busy_ms)
+        network.calibrate()
+        measured = network.emulate(Shape(rtt_ms=40.0))
+        assert measured.rtt_ms == pytest.approx(40.0, rel=0.02)
+        assert network.emulate(Shape()).rtt_ms == network.own_ms
