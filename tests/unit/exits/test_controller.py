@@ -5,6 +5,8 @@ would have: within 1.25 times the target once 2,000 tokens have passed.
 from collections.abc import Callable
 from functools import cache
 from itertools import islice
+from random import Random
+from statistics import mean
 
 import pytest
 from hypothesis import given
@@ -43,6 +45,7 @@ class Served:
 
     def __init__(self, seed: int, target: float, *, held: bool = True) -> None:
         self.controller, self.target, self.held = Controller(), target, held
+        self.tokens = 0
         self.traffic = Traffic(seed, share=0.02)
         self._thresholds = {LAYER: 1.0}
         self._requests = self.traffic.requests(self._thresholds)
@@ -57,6 +60,7 @@ class Served:
             done += ended.seen.tokens
             wrong += ended.seen.wrong + ended.truth
             self.controller.take(ended.seen, self.target)
+        self.tokens += done
         return wrong / done
 
 
@@ -129,3 +133,36 @@ def test_the_level_stays_in_its_bounds(
         controller.take(Audited(tokens, judged, judged * wrong, tail, tail_wrong, 0.02), target)
         assert min(1.0, target) * LOWEST * 0.99 <= controller.level(target)
         assert controller.level(target) <= min(1.0, target * HIGHEST * 1.01)
+
+
+def mixed(seed: int, *, shared: bool) -> float:
+    """Disagreement over target of hard traffic at 0.01, while 7 of 10 requests are easy ones at
+    0.05, under a controller for each or for both.
+    """
+    hard, easy = Served(seed, 0.01), Served(seed + 1000, 0.05)
+    hard.traffic.overrates, easy.traffic.overrates = HARD, 0.2
+    if shared:
+        easy.controller = hard.controller
+    draw, done, wrong = Random(seed), 0, 0.0
+    while done < BEFORE + MEASURED:
+        if draw.random() < 0.7:
+            easy.serve(1)
+            continue
+        before, rate = hard.tokens, hard.serve(1)
+        tokens = hard.tokens - before
+        done += tokens
+        wrong += rate * tokens if done > BEFORE else 0.0
+    return wrong / MEASURED / hard.target
+
+
+def test_a_target_is_held_whatever_is_served_beside_it(
+    size: Size, record_figure: Callable[[str, Figure], None]
+) -> None:
+    """Under one controller for all it would not be: easy traffic at one target opens the other."""
+    seeds = range(size.pick(short=5, long=20))
+    own = [mixed(seed, shared=False) for seed in seeds]
+    shared = [mixed(seed, shared=True) for seed in seeds]
+    record_figure("disagreement over target, own", [round(ratio, 3) for ratio in own])
+    record_figure("disagreement over target, shared", [round(ratio, 3) for ratio in shared])
+    assert max(own) <= 1.25
+    assert mean(shared) > 1.25
