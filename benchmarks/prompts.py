@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cli.errors import CommandError
 from services.edge.text import TextCodec
-from training.documents import Prompt, fitting, read_documents
+from training.text.documents import Prompt, fitting, read_documents
 
 __all__ = ["SHIPPED", "Prompt", "read"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cli.full_model import FullModel
-from training.similarity import rouge_l
+from training.evaluation.similarity import rouge_l
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """`tandem train`: the recipe of the reference model, run on a folder of text.
 
-It knows the options and what to show; `training.recipe` knows the recipe.
+It knows the options and what to show; `training.backbone.recipe` knows the recipe.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from cli.errors import CommandError
 from cli.terminal import console
 
 if TYPE_CHECKING:
-    from training.loop import StepReport
+    from training.backbone.loop import StepReport
 
 
 def train(
@@ -27,9 +27,9 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<n>.")] = "cpu",
 ) -> None:
     """Train a small model with early exits from a folder of text."""
-    from training import recipe  # torch: seconds that --help should not cost
-    from training.instructions import use_all_instructions
-    from training.schedule import Budget
+    from training.backbone import recipe  # torch: seconds that --help should not cost
+    from training.backbone.schedule import Budget
+    from training.text.instructions import use_all_instructions
 
     use_all_instructions()
     if not text.is_dir():

@@ -1,6 +1,6 @@
 """`tandem train-drafter`: teach what the edge holds above a split to draft for the whole model.
 
-It knows the options and what to show; `training.drafting` knows how a drafter is made.
+It knows the options and what to show; `training.heads.drafting` knows how a drafter is made.
 """
 
 from pathlib import Path
@@ -40,8 +40,8 @@ def train_drafter(
     # torch: seconds that --help should not cost
     from transformers.utils.logging import disable_progress_bar
 
-    from training import drafting
-    from training.distillation import Recipe
+    from training.heads import drafting
+    from training.heads.distillation import Recipe
 
     disable_progress_bar()
     plan = drafting.DrafterPlan(

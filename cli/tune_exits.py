@@ -1,7 +1,7 @@
 """`tandem tune-exits`: each exit's default threshold, and with --exits the exits themselves.
 
-It knows the options and what to show; `training.tuning` knows how thresholds are chosen,
-`training.exit_learning` how exits are taught.
+It knows the options and what to show; `training.evaluation.tuning` knows how thresholds are chosen,
+`training.heads.exit_learning` how exits are taught.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from cli.translator import TranslatorOption, translator_shape
 from shared.errors import TandemError
 
 if TYPE_CHECKING:
-    from training.exit_learning import ExitPlan
+    from training.heads.exit_learning import ExitPlan
 
 
 def tune_exits(
@@ -64,7 +64,7 @@ def tune_exits(
         folder = _only_thresholds({**teaching, "--out": out, "--replace": replace}, held_out)
         _thresholds(model, folder, target, prompts, tokens, device=device)
         return
-    from training.exit_learning import ExitPlan  # torch: seconds that --help should not cost
+    from training.heads.exit_learning import ExitPlan  # torch: seconds that --help should not cost
 
     plan = ExitPlan(
         exits=_layers(exits),
@@ -94,7 +94,9 @@ def _only_thresholds(teaching: dict[str, Any], held_out: Path | None) -> Path:
 def _thresholds(
     model: Path, held_out: Path, target: float, prompts: int, tokens: int, *, device: str
 ) -> None:
-    from training.tuning import tune_thresholds  # torch: seconds that --help should not cost
+    from training.evaluation.tuning import (
+        tune_thresholds,  # torch: seconds that --help should not cost
+    )
 
     terminal = console(stderr=True)
     with Progress(
@@ -120,7 +122,7 @@ def _learn(model: Path, plan: "ExitPlan", how: dict[str, Any]) -> None:
     # torch: seconds that --help should not cost
     from transformers.utils.logging import disable_progress_bar
 
-    from training.exit_learning import learn_exits
+    from training.heads.exit_learning import learn_exits
 
     disable_progress_bar()
     terminal = console(stderr=True)

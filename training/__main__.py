@@ -14,17 +14,17 @@ from transformers.utils.logging import disable_progress_bar
 
 from shared.exits.calibration import TEXTS, Agreement, file_of
 from shared.exits.traces import read_traces
-from training import recipe
-from training.agreement import make_agreement
-from training.card import write_card
-from training.evaluation import evaluate
-from training.guarantee import DELTA
-from training.instructions import use_all_instructions
-from training.progress import TrainingDisplay
-from training.reading import identity
-from training.schedule import Budget
-from training.tracing import drafters_beside, traces_of, write_checkpoint_traces
-from training.tuning import tune_thresholds
+from training.backbone import recipe
+from training.backbone.progress import TrainingDisplay
+from training.backbone.schedule import Budget
+from training.calibration.agreement import make_agreement
+from training.calibration.guarantee import DELTA
+from training.evaluation.card import write_card
+from training.evaluation.perplexity import evaluate
+from training.evaluation.reading import identity
+from training.evaluation.tracing import drafters_beside, traces_of, write_checkpoint_traces
+from training.evaluation.tuning import tune_thresholds
+from training.text.instructions import use_all_instructions
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Make the reference model.")
 console = Console(highlight=False)

@@ -10,8 +10,8 @@ from benchmarks.exits.page import page
 from benchmarks.exits.plots import curves_figure, reliability_figure, targets_figure
 from benchmarks.exits.splits import judge
 from shared.exits.traces import read_traces
-from training.guarantee import DELTA
-from training.trace_arrays import as_arrays
+from training.calibration.guarantee import DELTA
+from training.calibration.trace_arrays import as_arrays
 
 _DPI = 110
 _DECIMALS = 5

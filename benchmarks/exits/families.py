@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.agreement import chances_of, fit_exits
-from training.threshold_paths import kept_at, threshold_path, wrong_at
-from training.trace_arrays import Counts, Numbers, Texts
+from training.calibration.agreement import chances_of, fit_exits
+from training.calibration.threshold_paths import kept_at, threshold_path, wrong_at
+from training.calibration.trace_arrays import Counts, Numbers, Texts
 
 # Shares of all tokens that a knob may let go wrong on the calibrating half; the finest are near 0.
 LEVELS = np.geomspace(0.001, 0.4, 40)

@@ -21,9 +21,9 @@ from shared.exits.audit import Audited
 from shared.exits.controller import Controller
 from shared.exits.path import Path, Point
 from shared.exits.traces import Trace, read_traces
-from training.agreement import chances_of, fit_exits
-from training.threshold_paths import kept_at, threshold_path, wrong_at
-from training.trace_arrays import Numbers, Texts, as_arrays
+from training.calibration.agreement import chances_of, fit_exits
+from training.calibration.threshold_paths import kept_at, threshold_path, wrong_at
+from training.calibration.trace_arrays import Numbers, Texts, as_arrays
 
 TARGETS = (0.01, 0.02, 0.05, 0.1)
 LEVELS = np.array([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.exits.families import Point, curve, families, patience, point
-from training.agreement import (
+from training.calibration.agreement import (
     FITTING,
     candidates_of,
     certified_thresholds,
@@ -19,11 +19,11 @@ from training.agreement import (
     fit_exits,
     outcome,
 )
-from training.calibration import expected_error, reliability
-from training.guarantee import Test, betting, hoeffding_bentkus, spread_betting
-from training.threshold_paths import threshold_path
-from training.thresholds import apply_thresholds, choose_thresholds
-from training.trace_arrays import Texts
+from training.calibration.guarantee import Test, betting, hoeffding_bentkus, spread_betting
+from training.calibration.logistic import expected_error, reliability
+from training.calibration.threshold_paths import threshold_path
+from training.calibration.thresholds import apply_thresholds, choose_thresholds
+from training.calibration.trace_arrays import Texts
 
 TARGETS = (0.01, 0.02, 0.05, 0.1)
 AGREEMENT = 0.95
@@ -125,8 +125,8 @@ def _calibration(calibrating: Texts, judged: Texts, seed: int) -> dict[str, Any]
 
 
 def _chosen(calibrating: Texts, judged: Texts) -> dict[str, Any]:
-    """The thresholds that `training.thresholds` chooses for 95 % agreement of the kept tokens: one
-    for all exits, and one for each; realised on the judged half.
+    """The thresholds that `training.calibration.thresholds` chooses for 95 % agreement of the kept
+    tokens: one for all exits, and one for each; realised on the judged half.
     """
     top, agrees = calibrating.signals[..., 0], calibrating.agrees
     each = choose_thresholds(top, agrees, AGREEMENT)

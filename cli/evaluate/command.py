@@ -1,7 +1,7 @@
 """`tandem evaluate`: a checkpoint, its exits and every way of serving it, on one file of documents.
 
-It knows the options and in which order things happen; `training.assessment` measures the model,
-`asking` a running pair of services.
+It knows the options and in which order things happen; `training.evaluation.assessment` measures the
+model, `modes` asks a running pair of services.
 """
 
 import json
@@ -34,7 +34,7 @@ from cli.terminal import console
 from shared.errors import BadModel
 
 if TYPE_CHECKING:
-    from training.documents import Document
+    from training.text.documents import Document
 
 LONGEST_PROMPT = 1500  # tokens; longer ones are passed over
 
@@ -107,7 +107,7 @@ def _check_folder(file: Path | None) -> None:
 
 
 def _documents(path: Path, count: int) -> "list[Document]":
-    from training.documents import read_documents
+    from training.text.documents import read_documents
 
     try:
         return list(islice(read_documents(path), count))
@@ -129,8 +129,8 @@ def _assess(
     from transformers.utils.logging import disable_progress_bar
 
     from shared.model.exits import read_agreement_beside
-    from training.assessment import assess
-    from training.reading import Reader, identity
+    from training.evaluation.assessment import assess
+    from training.evaluation.reading import Reader, identity
 
     disable_progress_bar()
     try:
@@ -169,7 +169,7 @@ def _cut(model: Path, split: int, edge_depth: int) -> tuple[int, int] | None:
 def _write_traces(file: Path, findings: Findings) -> None:
     """What the exits said along the full model's answers, a line for each."""
     from shared.exits.traces import write_traces
-    from training.tracing import as_trace
+    from training.evaluation.tracing import as_trace
 
     found = findings.assessment
     source = findings.file.split(".")[0]

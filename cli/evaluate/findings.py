@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cli.evaluate.modes import Row
 
 if TYPE_CHECKING:
-    from training.assessment import Assessment, Swept
+    from training.evaluation.assessment import Assessment, Swept
 
 FORMAT = 1
 

@@ -19,8 +19,8 @@ from cli.processes import Plan, free_ports, running, wait_ready
 
 if TYPE_CHECKING:
     from cli.full_model import FullModel
-    from training.assessment import Answer, Assessment
-    from training.documents import Prompt
+    from training.evaluation.assessment import Answer, Assessment
+    from training.text.documents import Prompt
 
 
 # What is being done, how much of it is done, and of how much.
@@ -121,7 +121,9 @@ class Asker:
         Raises:
             CommandError: the edge refuses, or breaks off.
         """
-        from training.similarity import mean_rouge_l  # a second that --help should not cost
+        from training.evaluation.similarity import (
+            mean_rouge_l,  # a second that --help should not cost
+        )
 
         row, texts = Row(setting.name), []
         for prompt, full in self._pairs:

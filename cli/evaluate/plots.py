@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from training.assessment import Swept
-    from training.trust import Trust
+    from training.evaluation.assessment import Swept
+    from training.evaluation.trust import Trust
 
 _DPI = 120
 _LOOKS = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))

@@ -10,8 +10,8 @@ from cli.evaluate.findings import Findings
 from cli.evaluate.modes import Row
 
 if TYPE_CHECKING:
-    from training.assessment import Swept
-    from training.curves import Curve, Point
+    from training.evaluation.assessment import Swept
+    from training.evaluation.curves import Curve, Point
 
 NOTHING = "–"
 # Those of a curve's thresholds that are printed.

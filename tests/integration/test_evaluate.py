@@ -9,9 +9,9 @@ from cli.full_model import FullModel
 from tests.support.prompts import prompts
 from tests.support.reference import MODEL, text
 from tests.support.services import Services
-from training.assessment import Assessment, assess
-from training.documents import Document
-from training.reading import Reader
+from training.evaluation.assessment import Assessment, assess
+from training.evaluation.reading import Reader
+from training.text.documents import Document
 
 TOKENS = 8
 

@@ -8,8 +8,8 @@ from benchmarks.exits.splits import judge
 from shared.exits.policies import build
 from shared.exits.policy import Asked, Policy, walk
 from shared.exits.signals import Signals
-from training.threshold_paths import kept_at
-from training.trace_arrays import Counts, Numbers, Texts
+from training.calibration.threshold_paths import kept_at
+from training.calibration.trace_arrays import Counts, Numbers, Texts
 
 _EXITS = (3, 6)
 

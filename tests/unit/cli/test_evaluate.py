@@ -22,13 +22,13 @@ from cli.full_model import FullModel
 from shared.exits.calibration import Agreement, ExitFit, Logistic, Target
 from shared.exits.traces import read_traces
 from tests.support.reference import MODEL
-from training.assessment import Answer, Assessment, Swept
-from training.curves import curves, point
-from training.documents import Prompt
-from training.evaluation import Score
-from training.reading import Reading
-from training.thresholds import apply_thresholds
-from training.trust import trust
+from training.calibration.thresholds import apply_thresholds
+from training.evaluation.assessment import Answer, Assessment, Swept
+from training.evaluation.curves import curves, point
+from training.evaluation.perplexity import Score
+from training.evaluation.reading import Reading
+from training.evaluation.trust import trust
+from training.text.documents import Prompt
 
 ROWS = [
     {"prompt": "User: Find me a room.\nAssistant:", "reference": "For how many nights?"},

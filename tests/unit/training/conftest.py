@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from training.backbone.recipe import train
+from training.backbone.schedule import Budget
 from training.config import ModelSize, Objective, Stage, TrainingConfig
-from training.recipe import train
-from training.schedule import Budget
 
 SENTENCE = "the king asked his daughter where the golden bird had gone that winter night"
 WORDS = SENTENCE.split()

@@ -9,8 +9,8 @@ import torch
 
 from shared.model.exits import GapTable
 from tests.support.tiny_models import whole
-from training.acceptance import Drafts, as_texts, calibrate, read_drafts
-from training.writing import GREEDY, KINDS, SAMPLED, write_on
+from training.calibration.acceptance import Drafts, as_texts, calibrate, read_drafts
+from training.evaluation.writing import GREEDY, KINDS, SAMPLED, write_on
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11], [12]]
 

@@ -9,7 +9,7 @@ import pytest
 
 from shared.exits.calibration import file_of, read_agreement
 from shared.exits.traces import ExitTrace, Trace
-from training.agreement import (
+from training.calibration.agreement import (
     TARGETS,
     candidates_of,
     certified_thresholds,
@@ -18,8 +18,8 @@ from training.agreement import (
     make_agreement,
     outcome,
 )
-from training.calibration import Fit
-from training.trace_arrays import as_arrays
+from training.calibration.logistic import Fit
+from training.calibration.trace_arrays import as_arrays
 
 _PLACES = 30
 

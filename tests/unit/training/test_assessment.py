@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from shared.exits.calibration import Agreement, ExitFit, Logistic, Target
 from shared.exits.signals import Signals
 from tests.unit.training.conftest import documents
-from training.assessment import Assessment, assess
-from training.documents import Document
-from training.reading import Reader, join
+from training.evaluation.assessment import Assessment, assess
+from training.evaluation.reading import Reader, join
+from training.text.documents import Document
 
 SIZES = {"longest": 64, "new_tokens": 12, "scored_tokens": 10_000}
 TEXTS = documents(6, offset=5)

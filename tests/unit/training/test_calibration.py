@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from shared.exits.signals import Signals
-from training.calibration import (
+from training.calibration.logistic import (
     RIDGE,
     Fit,
     expected_error,
@@ -12,8 +12,8 @@ from training.calibration import (
     gradient,
     reliability,
 )
-from training.thresholds import Bools
-from training.trace_arrays import Numbers
+from training.calibration.thresholds import Bools
+from training.calibration.trace_arrays import Numbers
 
 _PLANTED = Fit(np.array([2.0, -0.5, 1.0, 0.3]), -1.0)
 

@@ -10,13 +10,13 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests.support.size import Size
-from training.compiling import can_compile
+from training.backbone.compiling import can_compile
+from training.backbone.loop import StepReport, Trainer
+from training.backbone.model import EarlyExitLlama, llama_config
+from training.backbone.recipe import train
+from training.backbone.schedule import Budget
 from training.config import TrainingConfig
-from training.corpus import Corpus
-from training.loop import StepReport, Trainer
-from training.model import EarlyExitLlama, llama_config
-from training.recipe import train
-from training.schedule import Budget
+from training.text.corpus import Corpus
 
 TEXT = {"tales": np.arange(3000, dtype=np.uint16) % 293}
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests.unit.training.conftest import documents
 from training.config import MIXTURE
-from training.corpus import Corpus, choose_mixture, pack, prepare_corpus
-from training.tokenizer import train_tokenizer
+from training.text.corpus import Corpus, choose_mixture, pack, prepare_corpus
+from training.text.tokenizer import train_tokenizer
 
 MIX = {"tales": 0.7, "talk": 0.3}
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from training.curves import THRESHOLDS, Curve, Point, curves, point
-from training.similarity import mean_rouge_l, rouge_l
+from training.evaluation.curves import THRESHOLDS, Curve, Point, curves, point
+from training.evaluation.similarity import mean_rouge_l, rouge_l
 
 # Four tokens, two exits: the first is sure of tokens 0 and 1 and wrong at 1, the second is sure of
 # all but the last and wrong at 2.

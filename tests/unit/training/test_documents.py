@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.documents import BadDocuments, Document, Prompt, fitting, read_documents
+from training.text.documents import BadDocuments, Document, Prompt, fitting, read_documents
 
 GOOD = '{"prompt": "a b", "reference": "c", "category": 3}\n\n{"prompt": "é"}\n{"text": "all"}\n'
 FOUND = [

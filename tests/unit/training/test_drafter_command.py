@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 from cli.errors import CommandError
 from cli.main import app
 from shared.model import Manifest
-from training.card import write_card
-from training.evaluation import evaluate
-from training.tuning import tune_thresholds
+from training.evaluation.card import write_card
+from training.evaluation.perplexity import evaluate
+from training.evaluation.tuning import tune_thresholds
 
 RUN = CliRunner()
 CUT = ("--split", "1", "--edge-depth", "2")

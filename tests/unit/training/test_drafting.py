@@ -18,9 +18,9 @@ from shared.model.fingerprint import fingerprint
 from shared.model.network import TranslatorShape
 from tests.support.tiny_models import DEPTH, NAMES, checkpoint, feed, prompt
 from tests.unit.training.conftest import write_text
-from training.distillation import Recipe
-from training.drafter import Drafter
-from training.drafting import DrafterPlan, train_drafter
+from training.heads.distillation import Recipe
+from training.heads.drafter import Drafter
+from training.heads.drafting import DrafterPlan, train_drafter
 
 SPLIT, EDGE_DEPTH = 1, 2
 PLAN = DrafterPlan(

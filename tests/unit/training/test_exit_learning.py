@@ -21,11 +21,11 @@ from shared.model.exits import read_exits
 from shared.model.network import TranslatorShape
 from tests.unit.training.conftest import documents, write_rows
 from tests.unit.training.test_translators import PACE, digests
-from training import exit_learning, own_text, places
-from training.exit_learning import ExitPlan, learn_exits
-from training.exit_text import HELD_OUT, read_documents
-from training.own_text import write_own
-from training.translating import Pace
+from training.heads import exit_learning, own_text, places
+from training.heads.exit_learning import ExitPlan, learn_exits
+from training.heads.own_text import write_own
+from training.heads.translating import Pace
+from training.text.exit_text import HELD_OUT, read_documents
 
 PLAN = ExitPlan(exits=(1, 3), minutes=None, steps=8, answer=8, prompts=3, pace=PACE)
 RUN = CliRunner()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.training.conftest import write_rows
-from training.exit_text import HELD_OUT, read_documents, split_documents, without
+from training.text.exit_text import HELD_OUT, read_documents, split_documents, without
 
 
 def encode(text: str) -> list[int]:

@@ -12,20 +12,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from shared.errors import BadModel
 from shared.model.exits import ExitInfo, read_exits
 from tests.unit.training.conftest import documents
-from training import export as exporting
-from training.card import write_card
+from training.backbone import export as exporting
+from training.backbone.export import export
+from training.backbone.model import EarlyExitLlama, llama_config
+from training.backbone.recipe import train
+from training.backbone.schedule import Budget
+from training.calibration.thresholds import apply_thresholds
 from training.config import TrainingConfig
-from training.evaluation import evaluate
-from training.export import export
-from training.model import EarlyExitLlama, llama_config
-from training.reading import Reader, join
-from training.recipe import train
-from training.samples import OPENINGS
-from training.schedule import Budget
-from training.thresholds import apply_thresholds
-from training.tokenizer import train_tokenizer
-from training.tuning import tune_thresholds
-from training.writing import GREEDY, SAMPLED
+from training.evaluation.card import write_card
+from training.evaluation.perplexity import evaluate
+from training.evaluation.reading import Reader, join
+from training.evaluation.samples import OPENINGS
+from training.evaluation.tuning import tune_thresholds
+from training.evaluation.writing import GREEDY, SAMPLED
+from training.text.tokenizer import train_tokenizer
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from tests.support.size import Size
-from training.guarantee import (
+from training.calibration.guarantee import (
     Test,
     betting,
     certify,
     hoeffding_bentkus,
     spread_betting,
 )
-from training.trace_arrays import Numbers
+from training.calibration.trace_arrays import Numbers
 
 DELTA = 0.1
 LONGEST = 64

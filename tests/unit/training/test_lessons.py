@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.unit.training.conftest import SENTENCE, write_rows
-from training.lessons import cut_windows, read_passages, write_answers
+from training.heads.lessons import cut_windows, read_passages, write_answers
 
 
 def test_long_documents_become_passages_and_no_source_has_more_than_its_share(

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.checkpoint import load_checkpoint, save_checkpoint
+from training.backbone.checkpoint import load_checkpoint, save_checkpoint
+from training.backbone.loop import StepReport, Trainer
+from training.backbone.losses import joint_loss
+from training.backbone.model import EarlyExitLlama, llama_config
+from training.backbone.recipe import train
+from training.backbone.schedule import Budget
 from training.config import Objective, TrainingConfig
-from training.corpus import prepare_corpus
-from training.loop import StepReport, Trainer
-from training.losses import joint_loss
-from training.model import EarlyExitLlama, llama_config
-from training.recipe import train
-from training.schedule import Budget
+from training.text.corpus import prepare_corpus
 
 TOKENS = 16 * 64  # 16 steps of 64 tokens, the second half of them in the second stage
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shared.model.exits import INDEX, WEIGHTS
-from training import places
+from training.heads import places
 
 
 @pytest.mark.parametrize("done", range(3))

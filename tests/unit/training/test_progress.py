@@ -8,9 +8,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from training.__main__ import app
-from training.checkpoint import Position
-from training.loop import StepReport
-from training.progress import TrainingDisplay
+from training.backbone.checkpoint import Position
+from training.backbone.loop import StepReport
+from training.backbone.progress import TrainingDisplay
 
 
 def _report(step: int, progress: float) -> StepReport:

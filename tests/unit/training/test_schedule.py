@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from training import schedule
+from training.backbone import schedule
+from training.backbone.schedule import Budget
 from training.config import ModelSize, Objective, Optimisation, Stage
-from training.schedule import Budget
 
 PLAN = Optimisation(warmup=0.1, decay_from=0.5)
 GRID = [n / 100 for n in range(101)]

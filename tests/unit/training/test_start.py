@@ -12,20 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from training import recipe
-from training.card import write_card
+from training.backbone import recipe
+from training.backbone.continuation import BROAD, ENDING, continuation
+from training.backbone.export import export
+from training.backbone.loop import StepReport, Trainer
+from training.backbone.model import EarlyExitLlama, llama_config
+from training.backbone.recipe import train
+from training.backbone.schedule import Budget
+from training.backbone.start import Start
 from training.config import ModelSize, Stage, TrainingConfig
-from training.continuation import BROAD, ENDING, continuation
-from training.corpus import Corpus
-from training.evaluation import evaluate
-from training.export import export
-from training.loop import StepReport, Trainer
-from training.model import EarlyExitLlama, llama_config
-from training.recipe import train
-from training.schedule import Budget
-from training.start import Start
-from training.tokenizer import load_tokenizer
-from training.tuning import tune_thresholds
+from training.evaluation.card import write_card
+from training.evaluation.perplexity import evaluate
+from training.evaluation.tuning import tune_thresholds
+from training.text.corpus import Corpus
+from training.text.tokenizer import load_tokenizer
 
 BUDGET = Budget(tokens=8 * 64)
 

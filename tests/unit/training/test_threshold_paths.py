@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.threshold_paths import kept_at, threshold_path, wrong_at
+from training.calibration.threshold_paths import kept_at, threshold_path, wrong_at
 
 
 @given(st.integers(0, 10_000), st.integers(1, 2), st.integers(1, 25))

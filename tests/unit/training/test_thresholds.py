@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.thresholds import Bools, Floats, apply_thresholds, choose_thresholds
+from training.calibration.thresholds import Bools, Floats, apply_thresholds, choose_thresholds
 
 Chooser = Callable[[Floats, Bools, float], tuple[float, ...]]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.unit.training.conftest import documents
-from training.tokenizer import BEGIN, END, PAD, train_tokenizer
+from training.text.tokenizer import BEGIN, END, PAD, train_tokenizer
 
 TOKENIZER = train_tokenizer(documents(20), 320)
 

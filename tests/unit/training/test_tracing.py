@@ -13,9 +13,9 @@ from shared.exits.calibration import TEXTS, file_of, read_agreement
 from shared.exits.traces import ExitTrace, Trace, read_traces, write_traces
 from shared.model import Segment
 from training.__main__ import calibrate, recalibrate
-from training.reading import Reader, identity
-from training.tracing import independent, trace_checkpoint
-from training.writing import DRAWN
+from training.evaluation.reading import Reader, identity
+from training.evaluation.tracing import independent, trace_checkpoint
+from training.evaluation.writing import DRAWN
 
 
 def test_a_trace_is_what_the_exits_say_of_the_full_models_text(
@@ -155,6 +155,6 @@ def traces(count: int, weights: str, text: str, *, unasked: bool = False) -> lis
 
 
 def _prompt(held_out: Path, number: int) -> str:
-    from training.corpus import read_rows
+    from training.text.corpus import read_rows
 
     return list(read_rows(held_out / "questions.jsonl.xz"))[number]["prompt"]

@@ -13,10 +13,10 @@ from shared.model import LayerSpan, load_bundle, load_span, write_bundles
 from shared.model.exits import UNTUNED_THRESHOLD, WEIGHTS
 from shared.model.network import TranslatorShape
 from tests.support.tiny_models import DEPTH, NAMES, checkpoint, feed, prompt, whole
-from training import translators as translators_module
 from training.exits import ExitPoint, write_exits
-from training.translating import Lessons, Pace, Taught, teach
-from training.translators import States, Translators
+from training.heads import translators as translators_module
+from training.heads.translating import Lessons, Pace, Taught, teach
+from training.heads.translators import States, Translators
 
 LAYERS = (2, 3)
 AFFINE, LOW_RANK = TranslatorShape(affine=True), TranslatorShape(rank=8)

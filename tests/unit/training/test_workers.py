@@ -21,14 +21,14 @@ from shared.model import packed
 from tests.support.services import free_port
 from tests.unit.training.conftest import tiny_config, write_text
 from training import __main__ as command
+from training.backbone.loop import Trainer
+from training.backbone.model import EarlyExitLlama, llama_config
+from training.backbone.recipe import train
+from training.backbone.schedule import Budget
+from training.backbone.workers import Workers
 from training.config import TrainingConfig
-from training.corpus import Corpus
-from training.instructions import use_all_instructions
-from training.loop import Trainer
-from training.model import EarlyExitLlama, llama_config
-from training.recipe import train
-from training.schedule import Budget
-from training.workers import Workers
+from training.text.corpus import Corpus
+from training.text.instructions import use_all_instructions
 
 BUDGET = Budget(tokens=6 * 64)
 

@@ -1,0 +1,1 @@
+"""What learns beside a model that stays as it is: exits of other checkpoints, and drafters."""
