@@ -3,17 +3,18 @@
 import asyncio
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from services.edge.audit import MOST_QUEUED, Auditing, Auditor
 from services.edge.policy import Rules
+from services.edge.recording import Recorder, Recording
 from services.edge.spent import Spent
 from shared.errors import CloudLost
 from shared.exits.audit import Audited
 from shared.exits.policies import build
-from shared.protocol.messages import Pressure, Report, Sampling
+from shared.protocol.messages import Disagreement, Pressure, Report, Sampling
 from shared.runtime.lifecycle import Lifecycle
 
 POLICY = build("single", {"threshold": 0.5})
@@ -35,7 +36,13 @@ class Told:
         self.requests.append(request)
 
 
-def told_by(judged: int, disagreed: int, queued: int = 0, need_from: int | None = None) -> Report:
+def told_by(
+    judged: int,
+    disagreed: int,
+    queued: int = 0,
+    need_from: int | None = None,
+    disagreements: tuple[Disagreement, ...] = (),
+) -> Report:
     return Report(
         session="s",
         revision=0,
@@ -44,6 +51,7 @@ def told_by(judged: int, disagreed: int, queued: int = 0, need_from: int | None 
         digest=bytes(8),
         judged=judged,
         disagreed=disagreed,
+        disagreements=disagreements,
         need_from=need_from,
         pressure=Pressure(queued=queued, allowed_nodes=0),
     )
@@ -98,11 +106,17 @@ def rules(mode: Any = "collaborative", **given: Any) -> Rules:
 
 
 def watched(
-    uplink: Any, told: Told, *, draw: float = 0.0, lifecycle: Lifecycle | None = None
+    uplink: Any,
+    told: Told,
+    *,
+    draw: float = 0.0,
+    lifecycle: Lifecycle | None = None,
+    recording: Recording | None = None,
 ) -> Auditing:
     auditor = Auditor(0.02, lifecycle or Lifecycle(grace_seconds=9), told, draw=lambda: draw)
     auditing = auditor.watch(uplink, rules(target=0.02))
     assert auditing is not None
+    auditing.recording = recording
     for token, source in TEXT:
         auditing.add(token, source)
     return auditing
@@ -116,6 +130,24 @@ async def test_the_tail_is_judged_to_its_last_token(choice: int, wrong: int) -> 
         Audited(tokens=4, judged=1, wrong=1, tail=2, tail_wrong=wrong, share=0.02)
     ]
     assert told.outcomes == ["judged"]
+
+
+@pytest.mark.parametrize(("choice", "wrong"), [(4, 1), (9, 2)])
+async def test_a_recording_ends_with_the_full_models_choice(choice: int, wrong: int) -> None:
+    """Judged before the tail: the first token; in it: the third; at its end: what was chosen."""
+    early, late = Disagreement(position=7, token=11), Disagreement(position=9, token=13)
+    cloud = Cloud(told_by(judged=2, disagreed=2, disagreements=(late,)), choices=(choice,))
+    uplink, recorded = uplink_of(cloud), list[tuple[dict[int, int], int]]()
+    uplink.spent.others[early.position] = early.token
+
+    async def keep(text: Recording, wrong: int) -> None:
+        recorded.append((text.others, wrong))
+
+    auditing = watched(uplink, Told(), recording=Recording("greedy", start=7))
+    auditing.auditor.recorder = cast(Recorder, SimpleNamespace(keep=keep))
+    await auditing.end()
+    found = {early.position: early.token, late.position: late.token}
+    assert recorded == [(found | ({10: choice} if choice != 4 else {}), 1 + wrong)]
 
 
 async def test_a_request_not_chosen_costs_nothing_and_counts() -> None:
