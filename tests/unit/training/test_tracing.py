@@ -13,6 +13,7 @@ from shared.exits.calibration import TEXTS, file_of, read_agreement
 from shared.exits.traces import ExitTrace, Trace, read_traces, write_traces
 from shared.model import Segment
 from training.__main__ import calibrate, recalibrate
+from training.evaluation import tracing
 from training.evaluation.reading import Reader, identity
 from training.evaluation.tracing import independent, trace_checkpoint
 from training.evaluation.writing import DRAWN
@@ -38,8 +39,9 @@ def test_a_trace_is_what_the_exits_say_of_the_full_models_text(
 
 
 def test_drawn_text_is_the_full_models_and_everybody_draws_alike(
-    trained: Path, held_out: Path
+    trained: Path, held_out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tracing, "_GROUP", 2)  # so that there are several
     reader = Reader(trained)
     traces = [
         found[None] for found in trace_checkpoint(trained, held_out, text="sampled", tokens=8)
@@ -47,7 +49,7 @@ def test_drawn_text_is_the_full_models_and_everybody_draws_alike(
     greedy = [found[None] for found in trace_checkpoint(trained, held_out, tokens=8)]
     assert {trace.kind for trace in traces} == {"sampled"}
     assert [trace.whole for trace in traces] != [trace.whole for trace in greedy]
-    for seed, trace in enumerate(traces[:3]):
+    for seed, trace in enumerate(traces[:5]):
         prompt = reader.ids(_prompt(held_out, int(trace.document.removeprefix("questions-"))))
         assert list(trace.whole) == reader.continuations([prompt], 8, DRAWN, seed=seed)[0]
         ids = [*prompt, *trace.whole[:-1]]
