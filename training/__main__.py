@@ -3,6 +3,8 @@
 It reads arguments and shows what happens; each command calls one function that does the work.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +14,7 @@ import typer
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
+from shared.errors import BadModel
 from shared.exits.calibration import TEXTS, Agreement, file_of
 from shared.exits.traces import read_traces
 from training.backbone import recipe
@@ -22,6 +25,7 @@ from training.calibration.guarantee import DELTA
 from training.evaluation.card import write_card
 from training.evaluation.perplexity import evaluate
 from training.evaluation.reading import identity
+from training.evaluation.recorded import cut_of, usable
 from training.evaluation.tracing import drafters_beside, traces_of, write_checkpoint_traces
 from training.evaluation.tuning import tune_thresholds
 from training.text.instructions import use_all_instructions
@@ -34,6 +38,17 @@ disable_progress_bar()
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint folder with exits.")]
 HeldOut = Annotated[Path, typer.Argument(help="Folder of held-out .jsonl.xz files.")]
+
+
+def _chance(value: float) -> float:
+    if not 0 < value < 1:
+        raise typer.BadParameter("lies between 0 and 1")
+    return value
+
+
+Delta = Annotated[
+    float, typer.Option(callback=_chance, help="Chance that a target is not held, in (0, 1).")
+]
 
 
 @app.command()
@@ -100,15 +115,15 @@ def calibrate(
     reuse: Annotated[bool, typer.Option(help="Read no text again: take what is there.")] = False,
     prompts: Annotated[int | None, typer.Option(min=4, help="Prompts of a file; all.")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to continue each prompt by.")] = 64,
-    delta: Annotated[
-        float, typer.Option(min=0, max=1, help="Chance that a target is not held.")
-    ] = DELTA,
+    delta: Delta = DELTA,
     device: Device = "cpu",
 ) -> None:
     """Fit the chances of a checkpoint's exits, and thresholds that hold a target: agreement.json,
     agreement-sampled.json, and two for each drafter beside it.
     """
-    with TemporaryDirectory() as scratch:
+    if reuse and traces is None:
+        raise typer.BadParameter("--reuse takes what is in --traces: name that folder")
+    with _told(), TemporaryDirectory() as scratch:
         place = traces or Path(scratch)
         with console.status("reading continuations") as status:
             for text in () if reuse else TEXTS:
@@ -134,23 +149,33 @@ def recalibrate(
         Path, typer.Argument(help="Traces an edge wrote (TANDEM_EDGE_EXIT_TRACES).")
     ],
     *,
-    drafter: Annotated[
-        tuple[int, int] | None,
-        typer.Option(help="Split and edge depth, where that edge's bundle has a drafter."),
-    ] = None,
-    delta: Annotated[
-        float, typer.Option(min=0, max=1, help="Chance that a target is not held.")
-    ] = DELTA,
+    delta: Delta = DELTA,
 ) -> None:
-    """Fit the same on texts that were served, with every exit asked everywhere (threshold 1)."""
-    try:
-        traces = list(read_traces(recorded))
-        if {trace.model_fingerprint for trace in traces} - {identity(folder)}:
+    """Fit the same on texts that were served, with every exit asked everywhere (threshold 1). Whose
+    exits were asked, a drafter's or the checkpoint's own, the traces say.
+    """
+    with _told():
+        texts = usable(read_traces(recorded))
+        console.print(
+            f"{len(texts.traces)} texts; left out: {texts.partial} in which an exit was not asked "
+            f"everywhere, {texts.repeated} repeated"
+        )
+        if not texts.traces:
+            raise ValueError(f"{recorded} has no text in which every exit was asked everywhere")
+        if {trace.model_fingerprint for trace in texts.traces} != {identity(folder)}:
             raise ValueError(f"{recorded} was recorded with another model than {folder}")
+        cut = cut_of(folder, texts.traces)
         for text in TEXTS:
-            if found := [trace for trace in traces if trace.kind == text]:
-                _show(folder, make_agreement(folder, found, cut=drafter, delta=delta), drafter)
-    except (OSError, ValueError) as error:
+            if found := [trace for trace in texts.traces if trace.kind == text]:
+                _show(folder, make_agreement(folder, found, cut=cut, delta=delta), cut)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What is wrong with files or options is told in a line."""
+    try:
+        yield
+    except (OSError, ValueError, BadModel) as error:
         raise typer.BadParameter(str(error)) from error
 
 

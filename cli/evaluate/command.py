@@ -128,7 +128,7 @@ def _assess(
     """All that needs no service: figures of the model and its exits, a drafter's cut in place."""
     from transformers.utils.logging import disable_progress_bar
 
-    from shared.model.exits import read_agreement_beside
+    from shared.model.exits import exits_sha256, read_agreement_beside
     from training.evaluation.assessment import assess
     from training.evaluation.reading import Reader, identity
 
@@ -140,6 +140,7 @@ def _assess(
         return Findings(
             model=model.resolve().name,
             fingerprint=weights,
+            exits_sha256=exits_sha256(model, cut),
             file=file,
             depth=reader.layers[-1],
             thresholds=reader.thresholds,
@@ -178,6 +179,7 @@ def _write_traces(file: Path, findings: Findings) -> None:
             answer.reading,
             findings.exits,
             model_fingerprint=findings.fingerprint,
+            exits_sha256=findings.exits_sha256,
             document=f"{source}-{prompt.line}",
             source=source,
         )

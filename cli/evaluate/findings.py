@@ -17,7 +17,8 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """One file on one checkpoint. thresholds: each exit's own, by layer; depth: the model's.
+    """One file on one checkpoint. thresholds: each exit's own, by layer; depth: the model's;
+    exits_sha256: of the exits' weights, None where they have none of their own.
 
     drafter: whether the exits are those of an edge with its drafter, and no plain ones; rows are
     none where no service was asked.
@@ -25,6 +26,7 @@ class Findings:
 
     model: str
     fingerprint: str
+    exits_sha256: str | None
     file: str
     depth: int
     thresholds: Mapping[int, float]

@@ -202,7 +202,9 @@ def _recorder(
     if settings.exit_traces is None:
         return None
     limit = settings.exit_traces_bytes
-    recorder = Recorder(settings.exit_traces, limit, manifest.fingerprint, exits, metrics)
+    recorder = Recorder(
+        settings.exit_traces, limit, manifest.fingerprint, exits, metrics, manifest.exits_sha256
+    )
     recorder.open()
     return recorder
 

@@ -85,7 +85,7 @@ class Recording:
         """At how many places of this text the full model would have put another token."""
         return sum(0 <= position - self.start < len(self.tokens) for position in self.others)
 
-    def trace(self, fingerprint: str, layers: Sequence[int]) -> Trace:
+    def trace(self, fingerprint: str, layers: Sequence[int], exits_sha256: str | None) -> Trace:
         """A text that was judged to its end as a trace; raises BadTrace where it makes none."""
         places = enumerate(self.tokens, self.start)
         return Trace(
@@ -95,6 +95,7 @@ class Recording:
             kind=self.kind,
             whole=tuple(self.others.get(position, token) for position, token in places),
             exits={layer: self._said_by(layer) for layer in layers},
+            exits_sha256=exits_sha256,
         )
 
     def _said_by(self, layer: int) -> ExitTrace:
@@ -117,6 +118,7 @@ class Recorder:
         max_bytes: the file's size, beyond which nothing is added.
         fingerprint: of the full model.
         layers: the exits this edge can ask, rising.
+        exits_sha256: of their weights.
     """
 
     path: Path
@@ -124,6 +126,7 @@ class Recorder:
     fingerprint: str
     layers: Sequence[int]
     observer: Observer
+    exits_sha256: str | None = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _failing: bool = False
 
@@ -148,7 +151,7 @@ class Recorder:
         outcome = "unclear"
         if text.wrong == wrong and len(text.said) == len(text.tokens):
             try:
-                trace = text.trace(self.fingerprint, self.layers)
+                trace = text.trace(self.fingerprint, self.layers, self.exits_sha256)
             except BadTrace:
                 outcome = "unclear"  # its message may quote the text
             else:

@@ -1,15 +1,17 @@
 """Traces: what the exits and the end of a model said along a text, one document a line.
 
-    {"format": 1, "model_fingerprint": "ef70...", "document": "sgd_dev-17", "source": "sgd_dev",
-     "kind": "greedy", "exits": [3, 6], "whole": [17, 301, null],
+    {"format": 2, "model_fingerprint": "ef70...", "exits_sha256": "9a04...",
+     "document": "sgd_dev-17", "source": "sgd_dev", "kind": "greedy", "exits": [3, 6],
+     "whole": [17, 301, null],
      "exit": {"3": {"token": [17, 17, null], "top": [0.98, 0.4, null], "entropy": [...],
                     "margin": [...], "sharp": [...]}, "6": {...}}}
 
 A place is a token of the text as it was decided: `whole` is what the full model chose after the
 same prefix, null where nobody asked it; an exit's five lists say what it chose and the four signals
 of `shared.exits.signals`, null together where it was not asked. `kind` says how the full model
-chooses: "greedy" or "sampled". Files are JSON lines, read and written through xz where their name
-ends so. Knows files and plain numbers only.
+chooses: "greedy" or "sampled"; `exits_sha256` whose exits spoke, a drafter's or the checkpoint's
+own, null where these have no weights of their own. Files are JSON lines, read and written through
+xz where their name ends so. Knows files and plain numbers only.
 """
 
 import json
@@ -22,9 +24,10 @@ from typing import IO, Any
 
 from shared.exits.signals import FEATURES
 
-FORMAT = 1
+FORMAT = 2
 KINDS = ("greedy", "sampled")
-_NAMES = {"format", "model_fingerprint", "document", "source", "kind", "exits", "whole", "exit"}
+_TEXTS = ("model_fingerprint", "document", "source", "kind")
+_NAMES = {"format", *_TEXTS, "exits_sha256", "exits", "whole", "exit"}
 
 Tokens = tuple[int | None, ...]
 Numbers = tuple[float | None, ...]
@@ -70,6 +73,7 @@ class Trace:
     kind: str
     whole: Tokens
     exits: Mapping[int, ExitTrace]
+    exits_sha256: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -109,6 +113,7 @@ def trace_line(trace: Trace) -> str:
     content = {
         "format": FORMAT,
         "model_fingerprint": trace.model_fingerprint,
+        "exits_sha256": trace.exits_sha256,
         "document": trace.document,
         "source": trace.source,
         "kind": trace.kind,
@@ -146,8 +151,9 @@ def parse_trace(line: str) -> Trace:
         raise BadTrace(f"not of format {FORMAT}")
     if content.keys() != _NAMES:
         raise BadTrace(f"lacks or does not know {sorted(content.keys() ^ _NAMES)}")
-    for name in ("model_fingerprint", "document", "source", "kind"):
-        if not isinstance(content[name], str):
+    for name in (*_TEXTS, "exits_sha256"):
+        absent = name == "exits_sha256" and content[name] is None
+        if not absent and not isinstance(content[name], str):
             raise BadTrace(f"{name} is a text, not {content[name]!r}")
     layers, said = _list(content["exits"], "exits"), content["exit"]
     if not all(_is_token(layer) for layer in layers):
@@ -161,6 +167,7 @@ def parse_trace(line: str) -> Trace:
         kind=content["kind"],
         whole=_list(content["whole"], "whole"),
         exits={layer: _exit(said[str(layer)], layer) for layer in layers},
+        exits_sha256=content["exits_sha256"],
     )
 
 

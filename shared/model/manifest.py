@@ -49,6 +49,7 @@ class Manifest:
     `compute_format` says how the weights are kept; int8 and int4 compute in bfloat16.
     `drafter` is there when the edge's layers above the split are a drafter and not the model's own:
     the share of its drafts that the full model would have chosen, by how tokens were chosen.
+    `exits_sha256` names the weights of the edge's exits, a drafter's with them.
     """
 
     role: Role
@@ -63,6 +64,7 @@ class Manifest:
     exits: tuple[ManifestExit, ...]
     shape: ModelShape
     drafter: Mapping[str, float] | None = None
+    exits_sha256: str | None = None
 
     @property
     def depth(self) -> int:
@@ -130,6 +132,7 @@ class Manifest:
             exits=tuple(ManifestExit.of(layer, info) for layer, info in exits.items()),
             shape=ModelShape(**content["shape"]),
             drafter=_shares(content.get("drafter")),
+            exits_sha256=content.get("exits_sha256"),
         )
 
 

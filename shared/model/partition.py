@@ -18,7 +18,7 @@ from torch import Tensor
 from shared.errors import BadModel
 from shared.exits.calibration import TEXTS, Agreement, file_of
 from shared.model.checkpoint import StoredTensor
-from shared.model.exits import Drafter, ExitInfo, read_agreement_beside
+from shared.model.exits import Drafter, ExitInfo, exits_sha256, read_agreement_beside
 from shared.model.fingerprint import Progress, fingerprint
 from shared.model.loading import Checkpoint, build, open_checkpoint
 from shared.model.manifest import FILE, WEIGHTS, Manifest, ManifestExit, Role, Weights
@@ -113,6 +113,7 @@ class _Beside:
 
     drafter: Drafter | None = None
     agreements: tuple[Agreement, ...] = ()
+    exits_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,7 @@ class _Writer:
             exits=tuple(ManifestExit.of(layer, info) for layer, info in infos.items()),
             shape=ModelShape.of(self.opened.source.config),
             drafter=None if drafter is None else drafter.acceptance,
+            exits_sha256=beside.exits_sha256,
         )
         for agreement in beside.agreements:
             agreement.write(folder / file_of(text=agreement.text))
@@ -220,13 +222,11 @@ def _checked_drafter(opened: Checkpoint, found: str, split: int, edge_depth: int
 
 def _checked(opened: Checkpoint, found: str, cut: tuple[int, int], *, use_drafter: bool) -> _Beside:
     drafter = _checked_drafter(opened, found, *cut) if use_drafter else None
-    there = [
-        read_agreement_beside(opened.folder, found, None if drafter is None else cut, text)
-        for text in TEXTS
-    ]
+    of = None if drafter is None else cut
+    there = [read_agreement_beside(opened.folder, found, of, text) for text in TEXTS]
     # That of other exits is as good as none.
     fitting = (each for each in there if each is not None and each.layers == sorted({*cut}))
-    return _Beside(drafter, tuple(fitting))
+    return _Beside(drafter, tuple(fitting), exits_sha256(opened.folder, of))
 
 
 def _weights(name: str) -> Weights:

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.edge import audit
 from shared.exits.calibration import FILE, Agreement, ExitFit, Logistic, Target
 from shared.exits.traces import read_traces
+from shared.model import Manifest
 from tests.support.apps import PATIENCE, Answer, ask, ids_of, pair
 from tests.support.prompts import prompts
 from tests.support.reference import EDGE_DEPTH, SPLIT, bundles, text, whole
@@ -110,6 +111,7 @@ async def test_recorded_traces_say_what_the_full_model_chooses(
             await asyncio.sleep(0.01)
     for wish, answer, trace in zip(asked, made, read_traces(file), strict=True):
         assert trace.kind == ("sampled" if given else "greedy")
+        assert trace.exits_sha256 == Manifest.read(bundles().edge).exits_sha256 is not None
         assert list(trace.whole) == chosen(wish, answer)
         for place, token in enumerate(answer["details"]["tokens"]):
             said = [trace.exits[layer].token[place] for layer in (SPLIT, EDGE_DEPTH)]

@@ -57,9 +57,12 @@ def make_agreement(
 
     traces: of the checkpoint's exits, or with the drafter of `cut` in place. Each target alone is
     kept with chance 1 - delta over the documents drawn. Raises ValueError for traces that are not
-    of one kind, or too few to split.
+    of one kind, of other exits than lie there, or too few to split.
     """
     found = list(traces)
+    there = exits_sha256(folder, cut)
+    if any(trace.exits_sha256 != there for trace in found):
+        raise ValueError(f"traces of other exits than those of {folder}: write them anew")
     texts = as_arrays(found)
     if len(texts.lengths) < 4:
         raise ValueError(f"{len(texts.lengths)} documents are too few to split")
@@ -73,7 +76,7 @@ def make_agreement(
             for row, (layer, fit) in enumerate(zip(texts.exits, fits, strict=True))
         },
         tuple(_target(fits, fitting, testing, target, delta) for target in sorted(targets)),
-        exits_sha256(folder, cut),
+        there,
         text,
     )
     agreement.write(folder / file_of(cut, text))

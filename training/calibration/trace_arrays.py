@@ -79,10 +79,10 @@ def as_arrays(traces: Iterable[Trace]) -> Texts:
     an exit or the full model was not asked somewhere.
     """
     found = [trace for trace in traces if len(trace)]
-    kinds = {(trace.model_fingerprint, tuple(trace.exits), trace.kind) for trace in found}
+    kinds = {(t.model_fingerprint, t.exits_sha256, tuple(t.exits), t.kind) for t in found}
     if len(kinds) != 1:
         raise ValueError(f"traces of {len(kinds)} kinds (weights, exits, greedy or sampled), not 1")
-    ((_, exits, _),) = kinds
+    ((_, _, exits, _),) = kinds
     for trace in found:
         asked = [trace.whole, *(said.token for said in trace.exits.values())]
         if any(token is None for tokens in asked for token in tokens):

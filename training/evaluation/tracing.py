@@ -14,6 +14,7 @@ from torch import Tensor
 
 from shared.exits.calibration import Text, suffix_of
 from shared.exits.traces import ExitTrace, Trace, write_traces
+from shared.model.exits import exits_sha256
 from training.evaluation.reading import Reader, Reading, identity
 from training.evaluation.tuning import held_out_prompts
 from training.evaluation.writing import DRAWN, GREEDY
@@ -50,6 +51,7 @@ def trace_checkpoint(
     readers = {cut: Reader(folder, cut=cut, device=device) for cut in cuts}
     writer = next(iter(readers.values()))
     weights = identity(folder)
+    spoke = {cut: exits_sha256(folder, cut) for cut in cuts}
     tokens = min(tokens, writer.max_positions // 2)
     room = writer.max_positions - tokens
     most = -1 if prompts is None else prompts
@@ -72,6 +74,7 @@ def trace_checkpoint(
                         reader.exits,
                         kind=text,
                         model_fingerprint=weights,
+                        exits_sha256=spoke[cut],
                         document=f"{source}-{number}",
                         source=source,
                     )
@@ -147,6 +150,7 @@ def as_trace(
     exits: Sequence[int],
     *,
     model_fingerprint: str,
+    exits_sha256: str | None,
     document: str,
     source: str,
     kind: Text = "greedy",
@@ -172,6 +176,7 @@ def as_trace(
         kind=kind,
         whole=tuple(choices[-1]),
         exits=said,
+        exits_sha256=exits_sha256,
     )
 
 

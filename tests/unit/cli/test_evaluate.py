@@ -174,6 +174,7 @@ def _findings(*, tokens: int = 400) -> Findings:
     return Findings(
         model="a-model-with-a-name",
         fingerprint="f",
+        exits_sha256=None,
         file="questions.jsonl.xz",
         depth=12,
         thresholds={3: 0.5587, 6: 0.2251},

@@ -41,6 +41,7 @@ def _traces(draw: st.DrawFn) -> Trace:
         kind=draw(st.sampled_from(["greedy", "sampled"])),
         whole=tuple(draw(st.none() | st.integers(0, 4095)) for _ in range(places)),
         exits=exits,
+        exits_sha256=draw(st.none() | st.just("cd")),
     )
 
 
@@ -63,8 +64,9 @@ def test_the_form_on_disk_is_fixed(tmp_path: Path) -> None:
     said = {"token": [5, None], "top": [0.5, None], "entropy": [1.5, None]}
     said |= {"margin": [0.25, None], "sharp": [0.75, None]}
     expected = {
-        "format": 1,
+        "format": 2,
         "model_fingerprint": "ab",
+        "exits_sha256": None,
         "document": "a-0",
         "source": "a",
         "kind": "greedy",
@@ -79,7 +81,8 @@ def test_the_form_on_disk_is_fixed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"format": 2}, "format 1"),
+        ({"format": 1}, "format 2"),
+        ({"exits_sha256": 7}, "exits_sha256"),
         ({"kind": "beam"}, "beam"),
         ({"extra": 1}, "extra"),
         ({"whole": [1]}, "exit 3 spoke at 2 places of 1"),

@@ -9,6 +9,7 @@ import pytest
 
 from shared.exits.calibration import file_of, read_agreement
 from shared.exits.traces import ExitTrace, Trace
+from shared.model.exits import exits_sha256
 from training.calibration.agreement import (
     TARGETS,
     candidates_of,
@@ -24,7 +25,9 @@ from training.calibration.trace_arrays import as_arrays
 _PLACES = 30
 
 
-def traces(count: int, *, seed: int = 0, harder: float = 0.0) -> list[Trace]:
+def traces(
+    count: int, *, seed: int = 0, harder: float = 0.0, spoke: str | None = None
+) -> list[Trace]:
     """Documents whose exits 3 and 6 are right as often as a planted logistic function says, each
     document with a difficulty of its own.
     """
@@ -50,6 +53,7 @@ def traces(count: int, *, seed: int = 0, harder: float = 0.0) -> list[Trace]:
                 kind="greedy",
                 whole=(7,) * _PLACES,
                 exits=exits,
+                exits_sha256=spoke,
             )
         )
     return made
@@ -61,7 +65,8 @@ def _planted() -> Fit:
 
 def test_the_file_says_what_was_found(tmp_path: Path) -> None:
     (tmp_path / "drafter-3-6.safetensors").write_bytes(b"weights")
-    made = make_agreement(tmp_path, traces(200), cut=(3, 6))
+    weights = sha256(sha256(b"weights").digest()).hexdigest()
+    made = make_agreement(tmp_path, traces(200, spoke=weights), cut=(3, 6))
     assert read_agreement(tmp_path / file_of((3, 6))) == made
     assert made.model_fingerprint == "ab"
     assert made.layers == [3, 6]
@@ -71,16 +76,21 @@ def test_the_file_says_what_was_found(tmp_path: Path) -> None:
     assert offloaded[-1] < 0.7
     for fit in made.exits.values():
         assert fit.ece_after < 0.05 < fit.ece_before
-    assert made.exits_sha256 == sha256(sha256(b"weights").digest()).hexdigest()
+    assert made.exits_sha256 == weights
     other = make_agreement(tmp_path, traces(200))
     assert other.exits_sha256 is None
-    (tmp_path / "exits.safetensors").write_bytes(b"that its drafter reads through")
-    assert make_agreement(tmp_path, traces(200), cut=(3, 6)).exits_sha256 not in (
-        made.exits_sha256,
-        make_agreement(tmp_path, traces(200)).exits_sha256,
-        None,
-    )
     assert replace(other, exits_sha256=made.exits_sha256) == made
+
+
+def test_traces_of_other_exits_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "exits.safetensors").write_bytes(b"that its drafter reads through")
+    (tmp_path / "drafter-3-6.safetensors").write_bytes(b"weights")
+    alone, together = exits_sha256(tmp_path), exits_sha256(tmp_path, (3, 6))
+    assert len({alone, together, None}) == 3
+    assert make_agreement(tmp_path, traces(20, spoke=alone)).exits_sha256 == alone
+    for spoke, cut in ((None, None), (together, None), (alone, (3, 6))):
+        with pytest.raises(ValueError, match="of other exits"):
+            make_agreement(tmp_path, traces(20, spoke=spoke), cut=cut)
 
 
 def test_targets_hold_on_documents_nobody_saw(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Traces say what the exits say along the full model's own text, with drafters in their place."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from shared.errors import BadModel
 from shared.exits.calibration import TEXTS, file_of, read_agreement
 from shared.exits.traces import ExitTrace, Trace, read_traces, write_traces
 from shared.model import Segment
+from shared.model.exits import drafter_files, exits_sha256
 from training.__main__ import calibrate, recalibrate
 from training.evaluation import tracing
 from training.evaluation.reading import Reader, identity
@@ -93,11 +95,20 @@ def test_one_command_leaves_traces_and_agreement(
     (trained / "agreement.json").unlink()
     calibrate(trained, held_out, traces=tmp_path / "traces", reuse=True)
     assert (trained / "agreement.json").read_text() == written
+    with pytest.raises(BadParameter, match="name that folder"):
+        calibrate(trained, held_out, reuse=True)
+    with (trained / "exits.safetensors").open("ab") as weights:
+        weights.write(b" ")
+    with pytest.raises(BadParameter, match="traces of other exits"):
+        calibrate(trained, held_out, traces=tmp_path / "traces", reuse=True)
 
 
 def test_what_an_edge_recorded_calibrates_its_exits(trained: Path, tmp_path: Path) -> None:
     recorded, weights = tmp_path / "recorded.jsonl", identity(trained)
-    made = {text: traces(8, weights, text) for text in ("greedy", "sampled")}
+    made = {
+        text: traces(8, weights, text, spoke=exits_sha256(trained))
+        for text in ("greedy", "sampled")
+    }
     write_traces(recorded, [trace for pair in zip(*made.values(), strict=True) for trace in pair])
     recalibrate(trained, recorded)
     for text in TEXTS:
@@ -110,21 +121,70 @@ def test_what_an_edge_recorded_calibrates_its_exits(trained: Path, tmp_path: Pat
     assert read_agreement(trained / file_of()) == apart
 
 
-@pytest.mark.parametrize(
-    ("weights", "unasked", "why"),
-    [("ab", False, "with another model"), (None, True, "somebody was not asked")],
-)
-def test_recordings_that_do_not_fit_are_refused(
-    trained: Path, tmp_path: Path, weights: str | None, why: str, *, unasked: bool
+@pytest.mark.parametrize("with_drafter", [False, True])
+def test_a_recording_says_whose_exits_it_calibrates(
+    trained: Path, tmp_path: Path, *, with_drafter: bool
 ) -> None:
     recorded = tmp_path / "recorded.jsonl"
-    write_traces(recorded, traces(8, weights or identity(trained), "greedy", unasked=unasked))
+    for file in drafter_files(trained, 1, 2):
+        file.write_text("{}")
+    cut = (1, 2) if with_drafter else None
+    spoke = exits_sha256(trained, cut)
+    assert spoke != exits_sha256(trained, None if with_drafter else (1, 2))
+    write_traces(recorded, traces(8, identity(trained), "greedy", spoke=spoke))
+    recalibrate(trained, recorded)
+    written = read_agreement(trained / file_of(cut))
+    assert written is not None
+    assert written.exits_sha256 == spoke
+    assert [path.name for path in trained.glob("agreement*")] == [file_of(cut)]
+
+
+def test_texts_that_say_too_little_or_nothing_new_do_not_count(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded, alone = tmp_path / "recorded.jsonl", tmp_path / "alone.jsonl"
+    full = traces(8, identity(trained), "greedy", spoke=exits_sha256(trained))
+    partial = traces(2, identity(trained), "greedy", spoke="ab", unasked=True)
+    again = [replace(full[0], document=f"again-{n}") for n in range(3)]
+    write_traces(alone, full)
+    recalibrate(trained, alone)
+    apart = read_agreement(trained / file_of())
+    write_traces(recorded, [*partial, *full, *again])
+    recalibrate(trained, recorded)
+    assert read_agreement(trained / file_of()) == apart
+    assert "8 texts; left out: 2 in which" in (told := capsys.readouterr().out)
+    assert "3 repeated" in " ".join(told.split())
+
+
+@pytest.mark.parametrize(
+    ("weights", "spoke", "unasked", "why"),
+    [
+        ("ab", None, False, "with another model"),
+        (None, "ab", False, "do not lie beside"),
+        (None, None, True, "no text in which every exit"),
+    ],
+)
+def test_recordings_that_do_not_fit_are_refused(
+    trained: Path,
+    tmp_path: Path,
+    weights: str | None,
+    spoke: str | None,
+    why: str,
+    *,
+    unasked: bool,
+) -> None:
+    recorded = tmp_path / "recorded.jsonl"
+    spoke = spoke or exits_sha256(trained)
+    made = traces(8, weights or identity(trained), "greedy", unasked=unasked, spoke=spoke)
+    write_traces(recorded, made)
     with pytest.raises(BadParameter, match=why):
         recalibrate(trained, recorded)
 
 
-def traces(count: int, weights: str, text: str, *, unasked: bool = False) -> list[Trace]:
-    """Documents whose exits are right wherever they are sure."""
+def traces(
+    count: int, weights: str, text: str, *, spoke: str | None, unasked: bool = False
+) -> list[Trace]:
+    """Documents whose exits are right wherever they are sure; each ends in a word of its own."""
     made = []
     for number in range(count):
         sure = [(number + place) % 3 / 2 for place in range(6)]
@@ -146,10 +206,11 @@ def traces(count: int, weights: str, text: str, *, unasked: bool = False) -> lis
         made.append(
             Trace(
                 model_fingerprint=weights,
+                exits_sha256=spoke,
                 document=f"d-{number}",
                 source="service",
                 kind=text,
-                whole=(7,) * 6,
+                whole=(*(7,) * 5, 9 + number),
                 exits=said,
             )
         )

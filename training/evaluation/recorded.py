@@ -1,0 +1,59 @@
+"""Traces that services recorded, on their way to a calibration: whose exits spoke, and which texts
+count.
+
+Documents are counted and split as if they had nothing to do with each other. Of texts that are the
+same, asked twice or by somebody who looks whether a service is alive, one counts; that turns of one
+conversation resemble each other cannot be seen here.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.exits.traces import Trace
+from shared.model.exits import exits_sha256
+from training.evaluation.tracing import Cut, drafters_beside
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Texts that count, and how many do not: `partial` ones, in which an exit was not asked
+    somewhere, and `repeated` ones.
+    """
+
+    traces: Sequence[Trace]
+    partial: int
+    repeated: int
+
+
+def usable(traces: Iterable[Trace]) -> Recorded:
+    """The texts that say what every exit said everywhere, each once."""
+    chosen: dict[tuple[object, ...], Trace] = {}
+    partial = repeated = 0
+    for trace in traces:
+        said = [trace.whole, *(exit_.token for exit_ in trace.exits.values())]
+        what = (trace.kind, tuple(trace.exits), *said)
+        if any(token is None for tokens in said for token in tokens):
+            partial += 1
+        elif what in chosen:
+            repeated += 1
+        else:
+            chosen[what] = trace
+    return Recorded(tuple(chosen.values()), partial, repeated)
+
+
+def cut_of(folder: Path, traces: Sequence[Trace]) -> Cut | None:
+    """The cut whose drafter beside the checkpoint `folder` spoke in all of the traces; None for the
+    checkpoint's own exits.
+
+    Raises:
+        ValueError: it was neither, or not the same everywhere.
+    """
+    spoke = {trace.exits_sha256 for trace in traces}
+    for cut in (None, *drafters_beside(folder)):
+        if spoke == {exits_sha256(folder, cut)}:
+            return cut
+    raise ValueError(
+        f"the exits that were recorded ({len(spoke)} kinds) do not lie beside {folder}: "
+        "partition it anew and record with that bundle"
+    )
