@@ -80,13 +80,16 @@ class ExitRules:
             return
         path = Path(points)
 
-        def held(target: Target) -> Mapping[int, float]:
+        def moved(target: Target) -> Mapping[int, float]:
             # What is below or beyond all that was calibrated keeps nothing, or everything.
             if not points[0].level <= target.max_disagreement < 1:
                 return target.thresholds
-            return path.at(level(target.max_disagreement))
+            # A lower target may ask less of one exit, more of another. To hold a target none is
+            # asked less than the target itself asks.
+            held = path.at(level(target.max_disagreement))
+            return {layer: max(held[layer], least) for layer, least in target.thresholds.items()}
 
-        self.thresholds_of = held
+        self.thresholds_of = moved
 
     def wanted(self, *, threshold: float | None, max_disagreement: float | None) -> float | None:
         """The calibrated target a request with these wishes is served for, if it is for one."""
@@ -124,7 +127,8 @@ class ExitRules:
         """
         if self.agreement is None or not self.agreement.targets:
             raise _refused(
-                f"cannot be promised{self.where}: this model's exits have no calibrated targets"
+                f"cannot be promised{self.where}: this bundle's exits have no calibrated targets "
+                "(`python -m training calibrate` makes some)"
             )
         return self.agreement.target(max_disagreement)
 

@@ -41,6 +41,15 @@ def test_where_too_much_was_wrong_less_is_kept() -> None:
     assert 0.7 < held[6] < 0.9
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.7, 0.4, 0.2, 0.1, 0.03])
+def test_no_exit_is_opened_to_hold_a_target(factor: float) -> None:
+    """Calibrated apart, a lower target may go without one exit and have more of another."""
+    crossing = (Target(0.005, {3: 0.98, 6: 1.0}, 0.9), Target(0.05, {3: 1.0, 6: 0.7}, 0.4))
+    held = thresholds(rules(factor, crossing), 0.05)
+    assert held[3] == 1.0
+    assert held[6] >= 0.7
+
+
 def test_below_all_that_was_calibrated_nothing_is_kept() -> None:
     assert thresholds(rules(0.5), 0.005) == {3: 1.0, 6: 1.0}
 
