@@ -27,6 +27,18 @@ NAMES = (
 )
 
 
+# What is measured is greedy text: with these the full model would write another for each setting.
+CHOOSING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "min_new_tokens",
+    "seed",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """A name as it stands in the table, and the `parameters` of its requests."""
@@ -55,9 +67,14 @@ def _part(name: str, part: str) -> dict[str, object]:
         return {}
     if part in CODECS:
         return {"codec": part}
-    key, sign, value = part.partition("=")
+    key, sign, value = (each.strip() for each in part.partition("="))
+    if key in CHOOSING:
+        raise CommandError(
+            f"setting {name!r}: texts are held against what the model writes greedily, and {key} "
+            "has others written"
+        )
     if sign:
-        return {key.strip(): _value(value.strip())}
+        return {key: _value(value)}
     try:
         return {"threshold": float(part)}
     except ValueError as error:

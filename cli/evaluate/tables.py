@@ -149,14 +149,15 @@ def _calibration(findings: Findings) -> list[str]:
         kept = [
             (
                 percent(each.max_disagreement),
-                percent(each.here.disagreement),
+                f"{percent(each.by_text)} / {percent(each.here.disagreement)}",
                 percent(1 - each.here.kept),
                 percent(each.offloaded),
             )
             for each in found.targets
         ]
-        heads = ("max. disagreement", "wrong here", "offloaded here", "when calibrated")
-        parts += ["Targets, and what their thresholds do here:", markdown(heads, kept)]
+        heads = ("at most", "wrong: mean of texts / of all", "offloaded", "when calibrated")
+        told = "Targets, each a bound of the mean over texts, and what their thresholds do here:"
+        parts += [told, markdown(heads, kept)]
     return parts
 
 

@@ -100,7 +100,9 @@ def assess(
         progress("the full model's answers", len(answers), len(prompts))
     on_answers = join([each.reading for each in answers]) if answers else None
     on_held_out = None if passages is None else passages.reading
+    # What somebody wrote is read in windows that know no texts: there all of it is one.
     tested = on_held_out if on_answers is None else on_answers
+    texts = [each.reading for each in answers] or [each for each in (on_held_out,) if each]
     return Assessment(
         documents=len(documents),
         new_tokens=new_tokens,
@@ -110,7 +112,7 @@ def assess(
         on_answers=None if on_answers is None else _sweep(reader, on_answers),
         trust=None
         if tested is None or agreement is None
-        else trust(tested, reader.exits, agreement),
+        else trust(tested, reader.exits, agreement, [text.choices.shape[-1] for text in texts]),
         prompts=prompts,
         answers=answers,
     )

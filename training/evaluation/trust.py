@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.exits.calibration import Agreement
+from shared.exits.calibration import Agreement, Target
 from training.calibration.logistic import Bin, Fit, expected_error, reliability
+from training.calibration.threshold_paths import kept_at, wrong_at
 from training.calibration.thresholds import Bools
 from training.calibration.trace_arrays import Numbers
 from training.evaluation.curves import Point, point
@@ -32,10 +33,15 @@ class Reliable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promised:
-    """A target of the calibration, and what its thresholds of the chance do here."""
+    """A target of the calibration, and what its thresholds of the chance do here.
+
+    by_text: the mean over texts of each one's share of wrong tokens, which is what a target bounds;
+    `here.disagreement` is that of all tokens together.
+    """
 
     max_disagreement: float
     offloaded: float
+    by_text: float
     here: Point
 
 
@@ -47,8 +53,11 @@ class Trust:
     targets: list[Promised]
 
 
-def trust(reading: Reading, exits: Sequence[int], agreement: Agreement) -> Trust:
-    """Hold a calibration of these exits against a reading.
+def trust(
+    reading: Reading, exits: Sequence[int], agreement: Agreement, lengths: Sequence[int]
+) -> Trust:
+    """Hold a calibration of these exits against a reading of texts of so many tokens each, none of
+    them empty.
 
     Raises ValueError where it is of other exits.
     """
@@ -68,13 +77,27 @@ def trust(reading: Reading, exits: Sequence[int], agreement: Agreement) -> Trust
             for row, layer in enumerate(exits)
         ],
         targets=[
-            Promised(
-                max_disagreement=target.max_disagreement,
-                offloaded=target.offloaded,
-                here=point(chances, agrees, [target.thresholds[layer] for layer in exits]),
-            )
-            for target in agreement.targets
+            _promised(target, chances, agrees, exits, lengths) for target in agreement.targets
         ],
+    )
+
+
+def _promised(
+    target: Target,
+    chances: Numbers,
+    agrees: Bools,
+    exits: Sequence[int],
+    lengths: Sequence[int],
+) -> Promised:
+    thresholds = [target.thresholds[layer] for layer in exits]
+    wrong = wrong_at(agrees, kept_at(chances, thresholds))
+    sizes = np.array(lengths, dtype=np.int64)
+    starts = np.cumsum(sizes) - sizes
+    return Promised(
+        max_disagreement=target.max_disagreement,
+        offloaded=target.offloaded,
+        by_text=float((np.add.reduceat(wrong.astype(np.int64), starts) / sizes).mean()),
+        here=point(chances, agrees, thresholds),
     )
 
 

@@ -59,7 +59,13 @@ def test_the_settings_of_the_table_are_named_as_they_are_spelled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("clod", "begins with one of cloud"), ("cloud, int9", "'int9' is no")]
+    ("name", "told"),
+    [
+        ("clod", "begins with one of cloud"),
+        ("cloud, int9", "'int9' is no"),
+        ("verified, temperature=0.8", "greedily, and temperature has others"),
+        ("cloud, repetition_penalty = 1.3", "greedily, and repetition_penalty has others"),
+    ],
 )
 def test_a_misspelled_setting_is_refused(name: str, told: str) -> None:
     with pytest.raises(CommandError, match=told):
@@ -161,7 +167,7 @@ def _findings(*, tokens: int = 400) -> Findings:
         ),
         on_held_out=swept,
         on_answers=swept,
-        trust=trust(reading, (3, 6), agreement),
+        trust=trust(reading, (3, 6), agreement, [1, tokens - 1]),
         prompts=[Prompt("a", (1,))],
         answers=[answer],
     )

@@ -126,6 +126,8 @@ def test_a_calibration_is_held_against_the_answers(trained: Path) -> None:
     (promised,) = found.trust.targets
     assert promised.here.kept == pytest.approx(kept.mean())
     assert promised.here.disagreement == pytest.approx(wrong.mean())
+    texts = np.split(wrong, np.cumsum([len(answer.ids) for answer in found.answers])[:-1])
+    assert promised.by_text == pytest.approx(np.mean([text.mean() for text in texts]))
     assert sum(each.count for each in found.trust.exits[1].after) == len(kept)
     with pytest.raises(ValueError, match=r"exits \[3, 6\], not of \[1, 2\]"):
         assessed(
