@@ -89,10 +89,10 @@ def read_drafts(
     """What the exits of `edge` in front of `layers` draft along each text, by layer."""
     found: dict[int, list[Drafts]] = {layer: [] for layer in layers}
     for text in texts:
-        first = len(text.prompt)
-        for layer, logits in exit_logits(edge, layers, [*text.prompt, *text.answer]).items():
-            # The token at position n is chosen by what is said after position n - 1.
-            found[layer].append(_drafts(logits[first - 1 : -1], text, parameters))
+        # The token at position n is chosen by what is said after position n - 1.
+        said = exit_logits(edge, layers, [*text.prompt, *text.answer], len(text.prompt) - 1)
+        for layer, logits in said.items():
+            found[layer].append(_drafts(logits[:-1], text, parameters))
     return {
         layer: Drafts(
             *(

@@ -139,8 +139,8 @@ def _read_continuations(
         for prompt, answer in zip(prompts, answers[source], strict=True):
             # The token at position n is chosen by what is said after position n - 1.
             start = len(prompt) - 1
-            reading = reader.read([*prompt, *answer])
-            read[source].append(reading.at(start, start + len(answer)))
+            reading = reader.read([*prompt, *answer], start)
+            read[source].append(reading.at(0, len(answer)))
             done += 1
             progress(done, total)
     return read
