@@ -77,7 +77,10 @@ def exits_beside(model: Path) -> tuple[int, int]:
     """
     layers = _trained(model)
     if not layers:
-        raise CommandError(f"{model} has no exits beside it: name --split and --edge-depth")
+        raise CommandError(
+            f"{model} has no exits beside it: teach it some (`tandem tune-exits --exits`), or, to "
+            "partition it without, name --split and --edge-depth"
+        )
     return layers[0], layers[-1]
 
 

@@ -60,8 +60,10 @@ def tune_exits(
     The checkpoint's own files are never changed.
     """
     if not exits:
-        teaching = {"--text": text, "--self": own, "--minutes": minutes, "--steps": steps}
-        folder = _only_thresholds({**teaching, "--out": out, "--replace": replace}, held_out)
+        teaching: dict[str, Any] = {"--text": text, "--self": own, "--minutes": minutes}
+        teaching |= {"--steps": steps, "--translator": translator != "affine", "--seed": seed}
+        teaching |= {"--out": out, "--copy": copy, "--replace": replace}
+        folder = _only_thresholds(teaching, held_out)
         _thresholds(model, folder, target, prompts, tokens, device=device)
         return
     from training.heads.exit_learning import ExitPlan  # torch: seconds that --help should not cost
@@ -140,6 +142,7 @@ def _learn(model: Path, plan: "ExitPlan", how: dict[str, Any]) -> None:
             raise CommandError(f"no exits could be taught: {error}") from error
     terminal.print(_taught(found))
     terminal.print(f"exits, thresholds and curve (translators.png) lie in {how['out'] or model}")
+    terminal.print("for max_disagreement calibrate them: python -m training calibrate")
 
 
 def _layers(exits: str) -> tuple[int, ...]:

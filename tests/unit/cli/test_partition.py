@@ -39,6 +39,6 @@ def test_without_trained_exits_the_cut_is_the_callers_to_name(
 ) -> None:
     if content is not None:
         (tmp_path / "exits.json").write_text(content)
-    with pytest.raises(CommandError, match="name --split and --edge-depth"):
+    with pytest.raises(CommandError, match="or, to partition"):
         exits_beside(tmp_path)
     assert "none are" in str(untrained(tmp_path, 1, 2))

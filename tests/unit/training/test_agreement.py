@@ -116,6 +116,23 @@ def test_what_tests_is_not_what_chose() -> None:
     assert outcome(as_drawn.thresholds, chances_of(fits, hard), hard).disagreement > 0.1
 
 
+def test_easy_documents_that_come_first_certify_nothing() -> None:
+    """A bet is staked by what it has seen: in the order of their sources it would be won early."""
+    easy, hard = traces(200, harder=-1.5), traces(200, seed=1, harder=3.0)
+    fits = fit_exits(as_arrays([*easy, *hard]))
+
+    def wrong(of: list[Trace]) -> float:
+        return outcome(kept, chances_of(fits, as_arrays(of)), as_arrays(of)).disagreement
+
+    kept = (0.3, 0.3)
+    target = wrong([*easy, *hard]) / 1.5
+    assert wrong(easy) < target / 2
+    for both in ([*easy, *hard], [*hard, *easy]):
+        texts = as_arrays(both)
+        found = certified_thresholds([kept], chances_of(fits, texts), texts, target)
+        assert found.thresholds == (1.0, 1.0)
+
+
 def test_too_little_text_certifies_nothing(tmp_path: Path) -> None:
     made = make_agreement(tmp_path, traces(20), targets=[0.01])
     assert made.targets[0].thresholds == {3: 1.0, 6: 1.0}
