@@ -60,11 +60,10 @@ def tune_exits(
     The checkpoint's own files are never changed.
     """
     if not exits:
-        teaching: dict[str, Any] = {"--text": text, "--self": own, "--minutes": minutes}
-        teaching |= {"--steps": steps, "--translator": translator != "affine", "--seed": seed}
-        teaching |= {"--out": out, "--copy": copy, "--replace": replace}
-        folder = _only_thresholds(teaching, held_out)
-        _thresholds(model, folder, target, prompts, tokens, device=device)
+        given: dict[str, Any] = {"--text": text, "--self": own, "--minutes": minutes}
+        given |= {"--steps": steps, "--translator": translator != "affine", "--seed": seed}
+        given |= {"--out": out, "--copy": copy, "--replace": replace}
+        _thresholds(model, _held_out(given, held_out), target, prompts, tokens, device=device)
         return
     from training.heads.exit_learning import ExitPlan  # torch: seconds that --help should not cost
 
@@ -79,11 +78,11 @@ def tune_exits(
         answer=tokens,
         seed=seed,
     )
-    places = {"texts": text or [], "held_out": held_out, "out": out}
-    _learn(model, plan, {**places, "copy": copy, "replace": replace, "device": device})
+    places = {"texts": text or [], "held_out": held_out, "out": out, "copy": copy}
+    _learn(model, plan, {**places, "replace": replace, "device": device})
 
 
-def _only_thresholds(teaching: dict[str, Any], held_out: Path | None) -> Path:
+def _held_out(teaching: dict[str, Any], held_out: Path | None) -> Path:
     """Refuse options that say nothing to the thresholds alone; returns the held-out folder."""
     for name, given in teaching.items():
         if given:

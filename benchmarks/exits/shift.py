@@ -8,7 +8,8 @@ audit chose. Told is the disagreement of all tokens, which it never sees.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path as FilePath
 from random import Random
 from statistics import mean
@@ -17,7 +18,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from shared.exits.audit import Audited
+from shared.exits.audit import Audit, Audited
 from shared.exits.controller import Controller
 from shared.exits.path import Path, Point
 from shared.exits.traces import Trace, read_traces
@@ -28,6 +29,7 @@ from training.calibration.trace_arrays import Numbers, Texts, as_arrays
 TARGETS = (0.01, 0.02, 0.05, 0.1)
 LEVELS = np.array([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2])
 SHARE = 0.02
+INTERVAL_SHARES, INTERVAL_TOKENS = (0.02, 0.1), 10_000
 WITHIN = 1.25
 
 
@@ -73,10 +75,13 @@ def calibrated(texts: Texts) -> tuple[Path, Callable[[Texts], Numbers]]:
 
 @dataclass(slots=True)
 class Stories:
-    """Documents to be served: chances [E, n] and agreement [E, n] of each."""
+    """Documents to be served: chances [E, n] and agreement [E, n] of each; a `share` of them is
+    audited.
+    """
 
     documents: Sequence[tuple[Numbers, np.ndarray]]
     exits: Sequence[int]
+    share: float = SHARE
 
     def serve(
         self, seed: int, thresholds_of: Callable[[], Mapping[int, float]]
@@ -90,7 +95,7 @@ class Stories:
             wrong = wrong_at(agrees, kept)
             asked = np.flatnonzero(kept == len(chances))
             end = int(asked[-1]) + 1 if len(asked) else 0
-            chosen = draw.random() < SHARE
+            chosen = draw.random() < self.share
             tail_wrong = int(wrong[end:].sum())
             seen = Audited(
                 tokens=len(kept),
@@ -98,7 +103,7 @@ class Stories:
                 wrong=int(wrong[:end].sum()),
                 tail=len(kept) - end,
                 tail_wrong=tail_wrong if chosen else None,
-                share=SHARE,
+                share=self.share,
             )
             yield Text(seen, len(asked), int(wrong.sum()))
 
@@ -147,6 +152,30 @@ def run(
     )
 
 
+def coverage(stories: Stories, path: Path, target: float, *, runs: int, tokens: int) -> str:
+    """How often an audit's interval holds the disagreement of so many tokens, and its mean width,
+    with a target's thresholds as calibrated.
+    """
+    held, widths = 0, []
+    for seed in range(runs):
+        audit, served = Audit(), Served()
+        for text in stories.serve(seed, lambda: path.at(target)):
+            audit.take(text.seen)
+            served.tokens += text.seen.tokens
+            served.wrong += text.wrong
+            if served.tokens >= tokens:
+                break
+        estimate = audit.estimate()
+        if estimate is None:
+            continue
+        held += estimate.low <= served.disagreement <= estimate.high
+        widths.append(estimate.high - estimate.low)
+    return (
+        f"Target {target:g}, audits of {stories.share:g}: after {tokens} tokens the interval holds "
+        f"the truth in {held} of {runs} runs, and is {mean(widths):.4f} wide."
+    )
+
+
 def main(
     traces: Annotated[list[FilePath], typer.Argument(help="Traces: .jsonl, .jsonl.xz.")],
     *,
@@ -155,6 +184,7 @@ def main(
     seeds: Annotated[int, typer.Option(min=1)] = 20,
     first: Annotated[int, typer.Option(min=1, help="Tokens to get used to it.")] = 2000,
     after: Annotated[int, typer.Option(min=1, help="Tokens that are judged.")] = 8000,
+    intervals: Annotated[int, typer.Option(min=0, help="Runs to try an audit's interval.")] = 0,
     out: Annotated[FilePath | None, typer.Option(help="JSON file for all figures.")] = None,
 ) -> None:
     """Print, for each target and seed, how often tokens are not the full model's."""
@@ -174,6 +204,10 @@ def main(
         ]
         figures[f"{target:g}"] = [asdict(row) for row in rows]
         _tell(target, rows, first, after)
+    if intervals:
+        for target, share in product(TARGETS, INTERVAL_SHARES):
+            audited = replace(stories, share=share)
+            typer.echo(coverage(audited, path, target, runs=intervals, tokens=INTERVAL_TOKENS))
     if out is not None:
         out.write_text(json.dumps({"format": 1, "targets": figures}, indent=1) + "\n")
 
