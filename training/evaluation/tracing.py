@@ -16,14 +16,13 @@ from shared.exits.calibration import Text, suffix_of
 from shared.exits.traces import ExitTrace, Trace, write_traces
 from shared.model.exits import exits_sha256
 from training.evaluation.reading import Reader, Reading, identity
-from training.evaluation.tuning import held_out_prompts
+from training.evaluation.tuning import held_out_prompts, independent
 from training.evaluation.writing import DRAWN, GREEDY
 
 Progress = Callable[[int, int], None]
 Cut = tuple[int, int]
 # Prompts continued at a time: the engine writes on so many together.
 _GROUP = 32
-_RUN = 40
 # float32 holds no more; a line of text holds this much in half the room.
 _DECIMALS = 6
 
@@ -121,23 +120,6 @@ def drafters_beside(folder: Path) -> list[Cut]:
     """The cuts that have a drafter beside the checkpoint, rising."""
     names = (path.stem.split("-") for path in folder.glob("drafter-*-*.json"))
     return sorted((int(split), int(depth)) for _, split, depth in names)
-
-
-def independent(prompts: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[int]]]:
-    """The prompts, by number, without those that share a run of 40 tokens with one before them.
-
-    Two questions about one passage are answered alike; documents are counted and split as if they
-    had nothing to do with each other.
-    """
-    seen: set[int] = set()
-    chosen = []
-    for number, ids in enumerate(prompts):
-        # By their hashes, of 64 bits: the runs themselves would be a hundred times the text.
-        runs = {hash(tuple(ids[place : place + _RUN])) for place in range(len(ids) - _RUN + 1)}
-        if seen.isdisjoint(runs):
-            chosen.append((number, ids))
-            seen |= runs
-    return chosen
 
 
 def traces_of(cut: Cut | None, text: Text = "greedy") -> str:

@@ -21,7 +21,9 @@ from training.text.corpus import read_rows
 
 Progress = Callable[[int, int], None]
 # The ids of prompts, by where they come from.
-Prompts = Mapping[str, list[list[int]]]
+Prompts = Mapping[str, Sequence[Sequence[int]]]
+# Prompts that share a run of so many tokens are about one passage.
+_RUN = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,17 +52,19 @@ def tune_thresholds(
 ) -> Calibration:
     """Choose the thresholds of the checkpoint in `folder`, and write them beside it.
 
-    Every file of the folder `held_out` that has prompts gives up to `prompts` of them, each
-    continued by up to `tokens` tokens (at most half of what the model can read). `target` is the
-    agreement with the end that the kept tokens must reach. Writes `exits.json` (agreements are
-    those of the testing half) and `calibration.json`. Raises FileNotFoundError when `held_out` has
-    no prompts, BadModel when `folder` has no exits.
+    Every file of the folder `held_out` that has prompts gives up to `prompts` of them, less those
+    that quote an earlier one at length, each continued by up to `tokens` tokens (at most half of
+    what the model can read). `target` is the agreement with the end that the kept tokens must
+    reach. Writes `exits.json` (agreements are those of the testing half) and `calibration.json`.
+    Raises FileNotFoundError when `held_out` has no prompts, BadModel when `folder` has no exits.
     """
     reader = Reader(folder, device=device)
     tokens = min(tokens, reader.max_positions // 2)
     room = reader.max_positions - tokens
     if isinstance(held_out, Path):
-        sources: Prompts = held_out_prompts(held_out, reader.ids, most=prompts, longest=room)
+        found = held_out_prompts(held_out, reader.ids, most=prompts, longest=room)
+        # Every second prompt tests what the others chose: not by a question about the same passage.
+        sources: Prompts = {name: [ids for _, ids in independent(of)] for name, of in found.items()}
     else:
         sources = {name: [ids[:room] for ids in given] for name, given in held_out.items()}
     answers = {source: reader.continuations(texts, tokens) for source, texts in sources.items()}
@@ -109,6 +113,23 @@ def held_out_prompts(
     if not sources:
         raise FileNotFoundError(f"{held_out} holds no .jsonl.xz file with prompts")
     return sources
+
+
+def independent(prompts: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[int]]]:
+    """The prompts, by number, without those that share a run of 40 tokens with one before them.
+
+    Two questions about one passage are answered alike; documents are counted and split as if they
+    had nothing to do with each other.
+    """
+    seen: set[int] = set()
+    chosen = []
+    for number, ids in enumerate(prompts):
+        # By their hashes, of 64 bits: the runs themselves would be a hundred times the text.
+        runs = {hash(tuple(ids[place : place + _RUN])) for place in range(len(ids) - _RUN + 1)}
+        if seen.isdisjoint(runs):
+            chosen.append((number, ids))
+            seen |= runs
+    return chosen
 
 
 def _prompts(

@@ -17,7 +17,8 @@ from shared.model.exits import drafter_files, exits_sha256
 from training.__main__ import calibrate, recalibrate
 from training.evaluation import tracing
 from training.evaluation.reading import Reader, identity
-from training.evaluation.tracing import independent, trace_checkpoint
+from training.evaluation.tracing import trace_checkpoint
+from training.evaluation.tuning import independent
 from training.evaluation.writing import DRAWN
 
 
