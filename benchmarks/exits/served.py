@@ -47,13 +47,20 @@ class Kind:
     weights: Weights = Weights.FP32
     calibrated: Calibrated = "own"
     targets: Sequence[float] = TARGETS
+    top_p: float = 1.0
+    codec: str = "fp16"
 
     @property
     def name(self) -> str:
         """The kind in a few words."""
-        how = f"temperature {self.temperature:g}" if self.temperature else "greedy"
-        calibrated = "" if self.calibrated == "own" else f", calibrated {self.calibrated}"
-        return f"{how}, {self.weights}{calibrated}"
+        parts = [
+            f"temperature {self.temperature:g}" if self.temperature else "greedy",
+            "" if self.top_p == 1 else f"top_p {self.top_p:g}",
+            str(self.weights),
+            "" if self.codec == "fp16" else f"codec {self.codec}",
+            "" if self.calibrated == "own" else f"calibrated {self.calibrated}",
+        ]
+        return ", ".join(filter(None, parts))
 
     @property
     def bundle(self) -> tuple[Weights, Calibrated]:
@@ -65,6 +72,9 @@ KINDS = (
     Kind(),
     Kind(temperature=0.8),
     Kind(temperature=1.0),
+    Kind(temperature=0.3, targets=(0.02,)),
+    Kind(temperature=1.0, top_p=0.9, targets=(0.02,)),
+    Kind(codec="int8", targets=(0.01, 0.02)),
     Kind(temperature=0.8, calibrated="by greedy text", targets=(0.01,)),
     Kind(temperature=1.0, calibrated="by greedy text", targets=(0.01,)),
     Kind(weights=Weights.BF16, targets=(0.02,)),
@@ -124,11 +134,14 @@ class Asker:
         )
 
     def _ask(self, kind: Kind, target: float, text: str, seed: int) -> dict[str, Any]:
-        drawn = {"temperature": kind.temperature, "seed": seed} if kind.temperature else {}
+        drawn: dict[str, Any] = {}
+        if kind.temperature:
+            drawn = {"temperature": kind.temperature, "top_p": kind.top_p, "seed": seed}
         parameters = {
             "mode": "collaborative",
             "max_new_tokens": self.new_tokens,
             "max_disagreement": target,
+            "codec": kind.codec,
             "details": True,
             **drawn,
         }
@@ -185,7 +198,8 @@ def measure(
             for kind in kinds:
                 if kind.bundle != (weights, calibrated):
                     continue
-                judge = FullModel(model, SamplingParameters(temperature=kind.temperature))
+                drawn = SamplingParameters(temperature=kind.temperature, top_p=kind.top_p)
+                judge = FullModel(model, drawn)
                 asker = Asker(client, judge, prompts, new_tokens)
                 for target in kind.targets:
                     yield asker.row(kind, target)

@@ -57,11 +57,15 @@ def test_texts_count_alike_and_tokens_do() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_a_kind_is_asked_for_as_it_says(temperature: float) -> None:
     asked: list[httpx.Request] = []
-    _asker(asked).row(Kind(temperature=temperature), 0.02)
+    kind = Kind(temperature=temperature, top_p=0.9, codec="int8")
+    assert _asker(asked).row(kind, 0.02).kind == kind.name
+    assert kind.name.endswith("top_p 0.9, fp32, codec int8")
     for seed, request in enumerate(asked):
         parameters: dict[str, Any] = json.loads(request.content)["parameters"]
         assert parameters["max_disagreement"] == 0.02
+        assert parameters["codec"] == "int8"
         assert parameters.get("temperature", 0.0) == temperature
+        assert parameters.get("top_p") == (0.9 if temperature else None)
         assert parameters.get("seed") == (seed if temperature else None)
 
 
