@@ -29,6 +29,13 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def hears(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has an answer of its own to a signal (Linux)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (number - 1) & 1)
+
+
 class Process(Protocol):
     """The part of `subprocess.Popen` that is used here."""
 
@@ -145,9 +152,7 @@ class Service:
     def hears(self, number: signal.Signals) -> bool:
         """Whether it has an answer of its own to a signal (Linux)."""
         assert self._process is not None
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
-        return bool(caught >> (number - 1) & 1)
+        return hears(self._process.pid, number)
 
     def resident_bytes(self) -> int:
         """Memory it holds (Linux)."""
