@@ -31,7 +31,8 @@ def free_port() -> int:
     outgoing connections (Linux): who is started again on it finds it free.
     """
     low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
-    ports = [*range(10_000, low), *range(high + 1, 1 << 16)] or range(10_000, 1 << 16)
+    every = range(10_000, 1 << 16)
+    ports = [port for port in every if not low <= port <= high] or list(every)
     while True:
         port = secrets.choice(ports)
         if port not in _given and _is_free(port):
