@@ -34,6 +34,7 @@ class Stray:
     replica: int
     status: int | None = None
     body: bytes = b""
+    over: bool = False  # it has its answer, or gets none
 
 
 class FaultProxy:
@@ -249,15 +250,21 @@ class FaultProxy:
         to = self._to(copy, replica)
         stray = Stray(copy.when, to)
         self.strays.append(stray)
-        with suppress(*BROKEN):
-            reader, writer = await connect(self.ports[to].upstream)
-            try:
-                writer.write(request.head + request.body)
-                async for piece in pieces(reader):
-                    stray.status = piece.status
-                    stray.body += piece.content
-            finally:
-                end(writer, reset=False)
+        try:
+            with suppress(*BROKEN):
+                await self._exchange_stray(stray, request)
+        finally:
+            stray.over = True
+
+    async def _exchange_stray(self, stray: Stray, request: Request) -> None:
+        reader, writer = await connect(self.ports[stray.replica].upstream)
+        try:
+            writer.write(request.head + request.body)
+            async for piece in pieces(reader):
+                stray.status = piece.status
+                stray.body += piece.content
+        finally:
+            end(writer, reset=False)
 
     def _to(self, copy: Copy, replica: int) -> int:
         return (replica + 1) % len(self.ports) if copy.another else replica

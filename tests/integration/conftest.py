@@ -15,11 +15,12 @@ def services(
 ) -> Iterator[Services]:
     """An edge and its cloud, running and reachable, for as many tests as can share them.
 
-    The edge notices a returning cloud fast, and both must leave with exit code 0.
+    The edge notices a returning cloud fast, but takes none for lost that stumbles for a second or
+    two. Both must leave with exit code 0.
     """
     pair = new_services(
         tmp_path_factory.mktemp("services"),
-        probe_seconds="0.3",
+        probe_seconds="3",
         first_pause_seconds="0.1",
         longest_pause_seconds="0.5",
     )

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,10 +22,12 @@ from tests.support.size import Size
 from tests.support.slow_services import slow_services
 
 # The first of them starts both services.
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(900)
 # Rows of a step: a long prompt takes dozens.
 ROWS = "32"
 MOST_STEPS = 3
+# A busy machine halts one process while the other steps on; who is never told fails every time.
+ATTEMPTS = 3
 EVERY_WAY: Mapping[str, Mapping[str, Any]] = {"standalone": {"mode": "standalone"}, **WAYS}
 # In a short run each test takes some of the ways, all of them together every one.
 SHARES = {
@@ -117,27 +120,40 @@ def _asked(services: Services, prompt: str, **parameters: Any) -> Iterator[socke
         yield client
 
 
-def _hung_up(services: Services, when: Callable[[socket.socket], object], **asked: Any) -> None:
-    """Ask, hang up `when` that returns, and hold that both sides are idle within a step."""
-    _until_idle(services)
-    cancelled = 'tandem_request_failures_total{reason="cancelled"}'
-    already = _value(services.edge, cancelled)
-    with _asked(services, **asked) as client:
-        when(client)
-        before = _both(services, STEPS)
-    after = _until_idle(services)
-    more = {role: after[n] - before[n] for n, role in enumerate(("edge", "cloud"))}
-    assert max(more.values()) <= MOST_STEPS, more
-    assert _value(services.edge, cancelled) == already + 1
+When = Callable[[socket.socket], object]
 
 
-def _ten_tokens(client: socket.socket) -> None:
-    seen = b""
-    while seen.count(b"data: ") < 10:
-        seen += client.recv(65536)
+def _hung_up(services: Services, whenever: Callable[[], When], **asked: Any) -> None:
+    """Ask, hang up when what `whenever` gives returns, and hold that both sides are idle within a
+    step, in one of some attempts.
+    """
+    seen = []
+    for _ in range(ATTEMPTS):
+        _until_idle(services)
+        cancelled = 'tandem_request_failures_total{reason="cancelled"}'
+        already = _value(services.edge, cancelled)
+        when = whenever()
+        with _asked(services, **asked) as client:
+            when(client)
+            before = _both(services, STEPS)
+        after = _until_idle(services)
+        more = {role: after[n] - before[n] for n, role in enumerate(("edge", "cloud"))}
+        seen.append((more, _value(services.edge, cancelled) - already))
+        if max(more.values()) <= MOST_STEPS and seen[-1][1] == 1:
+            return
+    raise AssertionError(seen)
 
 
-def _steps_more(service: Service, count: int) -> Callable[[socket.socket], object]:
+def _ten_tokens() -> When:
+    def wait(client: socket.socket) -> None:
+        seen = b""
+        while seen.count(b"data: ") < 10:
+            seen += client.recv(65536)
+
+    return wait
+
+
+def _steps_more(service: Service, count: int) -> When:
     begin = _value(service, STEPS)
     return lambda _: _until(lambda: _value(service, STEPS) >= begin + count)
 
@@ -151,7 +167,7 @@ def test_who_waits_for_the_whole_answer_hangs_up_in_the_middle_of_it(
 ) -> None:
     worker = slow.cloud if way == "cloud" else slow.edge
     asked = {"prompt": passage(2), "max_new_tokens": 400, "stream": False, **EVERY_WAY[way]}
-    _hung_up(slow, _steps_more(worker, 12), **asked)
+    _hung_up(slow, partial(_steps_more, worker, 12), **asked)
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
@@ -161,9 +177,9 @@ def test_who_hangs_up_while_the_prompt_is_run_is_not_waited_for(
     """On the side whose turn it is; on the cloud, once the edge has run it."""
     asked = {"prompt": LONG_PROMPT, "max_new_tokens": 20, "stream": stream, **EVERY_WAY[way]}
     if way != "cloud":
-        _hung_up(slow, _steps_more(slow.edge, 3), **asked)
+        _hung_up(slow, partial(_steps_more, slow.edge, 3), **asked)
     if way != "standalone":
-        _hung_up(slow, _steps_more(slow.cloud, 3), **asked)
+        _hung_up(slow, partial(_steps_more, slow.cloud, 3), **asked)
 
 
 def test_who_leaves_the_queue_is_not_begun(slow: Services, way: str) -> None:

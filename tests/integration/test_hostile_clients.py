@@ -41,7 +41,7 @@ def besieged(tmp_path: Path, size: Size) -> Iterator[Services]:
         pair.cloud.abandon()
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_clients_that_hold_out_cost_the_others_little(besieged: Services, size: Size) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -27,7 +27,7 @@ from tests.support.services import Service
 from tests.support.size import Size
 
 AT_ONCE = 12  # sessions whose KV fits
-TTL = 2.0
+TTL = 10.0
 LENGTH = 8  # tokens of a prompt: with what follows one page
 # Redis' own memory that an emptied one may hold beyond a new one: scripts, a connection's buffers.
 SPARE_BYTES = 512 * 1024

@@ -52,7 +52,7 @@ async def asked(client: httpx.AsyncClient, mode: str, number: int) -> Answer:
     return await ask(client, PROMPTS[number], mode=mode, codec="fp32", **most, **unsure)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_replicas_that_stop_one_by_one_cost_no_request_and_change_no_token(
     edge: Service, replicas: list[Service]
 ) -> None:

@@ -229,7 +229,7 @@ def _break(cloud: Service, lived: Lived) -> None:
                 _refused(lived, f"frame {path}", answer)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "where", ["edge log", "cloud log", "metrics", "metrics later", "readyz", "spans"]
 )

@@ -34,7 +34,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Lived:
     pair = new_services(
         tmp_path_factory.mktemp("logged"),
         name="edge-of-test",
-        probe_seconds="0.2",
+        probe_seconds="3",
         first_pause_seconds="0.1",
     )
     try:

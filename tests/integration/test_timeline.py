@@ -1,4 +1,4 @@
-"""Uploads hide behind the edge's next steps: on a link of 20 ms the edge does not wait for a kept
+"""Uploads hide behind the edge's next steps: on a link of 100 ms the edge does not wait for a kept
 token's state to arrive.
 """
 
@@ -18,14 +18,19 @@ from tests.support.services import Services
 from tests.support.size import Size
 from tests.support.steps import Steps, watched
 
-DELAY = 0.010  # each way
+# Each way: what a busy machine adds to a step is little beside it.
+DELAY = 0.050
 NEW_TOKENS = 48
+# A stall of a second is little beside what so many would wait.
+MANY_TOKENS = 240
 PROMPT_TOKENS = 64
 COLUMNS = 100
 
 
-async def timed(services: Services, threshold: float) -> tuple[list[Exchange], Steps, list[str]]:
-    """What passed a proxy of 10 ms each way, the edge's steps, and the tokens' sources."""
+async def timed(
+    services: Services, threshold: float, tokens: int
+) -> tuple[list[Exchange], Steps, list[str]]:
+    """What passed a proxy of 50 ms each way, the edge's steps, and the tokens' sources."""
     with serving(Proxy(services.cloud.url, delay=DELAY)) as proxy, watched(EdgeEngine) as steps:
         async with edge_client(proxy.url) as edge:
             await until_cloud_is("reachable", edge)
@@ -34,8 +39,8 @@ async def timed(services: Services, threshold: float) -> tuple[list[Exchange], S
                 prompts(text(), 1)[0],
                 mode="collaborative",
                 threshold=threshold,
-                max_new_tokens=NEW_TOKENS,
-                min_new_tokens=NEW_TOKENS,
+                max_new_tokens=tokens,
+                min_new_tokens=tokens,
             )
         return proxy.blocks(), steps, [t["source"] for t in answer["details"]["tokens"]]
 
@@ -51,10 +56,10 @@ def span_of(exchange: Exchange) -> tuple[float, float]:
 
 async def test_uploads_overlap_the_edges_next_steps(services: Services, size: Size) -> None:
     """Every token is kept, so nothing is asked for: each state travels while the edge computes."""
-    exchanges, steps, sources = await timed(services, threshold=0.0)
+    exchanges, steps, sources = await timed(services, threshold=0.0, tokens=MANY_TOKENS)
     assert set(sources) == {"exit:3"}
     assert {exchange.block.want for exchange in exchanges} == {Want.NOTHING}
-    assert len(steps.spans) == NEW_TOKENS, "a step a token"
+    assert len(steps.spans) == MANY_TOKENS, "a step a token"
 
     # Step n + 1 runs kept token n, and its state goes up during later steps.
     hidden = []
@@ -66,14 +71,14 @@ async def test_uploads_overlap_the_edges_next_steps(services: Services, size: Si
             later = steps.spans[step + 1 :]
             if position >= PROMPT_TOKENS and later:
                 hidden.append(any(overlaps(span_of(exchange), each) for each in later))
-    assert len(hidden) >= NEW_TOKENS // 2
+    assert len(hidden) >= MANY_TOKENS // 2
     assert sum(hidden) >= 0.8 * len(hidden), "most states travel while the edge computes on"
 
     gaps = [b[0] - a[1] for a, b in pairwise(steps.spans)]
-    assert statistics.median(gaps) < DELAY, "no step waits for an upload, which takes 20 ms"
+    assert statistics.median(gaps) < DELAY, "no step waits for an upload, which takes 100 ms"
     taken = steps.spans[-1][1] - steps.spans[0][0]
     computing = sum(ended - began for began, ended in steps.spans)
-    in_series = computing + NEW_TOKENS * 2 * DELAY
+    in_series = computing + MANY_TOKENS * 2 * DELAY
     assert taken < (computing + in_series) / 2
     if size is Size.LONG:
         _write(RESULTS.with_name("timeline.txt"), exchanges, steps)
@@ -81,7 +86,7 @@ async def test_uploads_overlap_the_edges_next_steps(services: Services, size: Si
 
 async def test_a_need_does_not_wait_for_the_upload_before_it(services: Services) -> None:
     """A token to be asked for right after a kept one is asked for while that one still travels."""
-    exchanges, _, sources = await timed(services, threshold=0.5)
+    exchanges, _, sources = await timed(services, threshold=0.5, tokens=NEW_TOKENS)
     needs = [exchange for exchange in exchanges if exchange.block.want is Want.NOW]
     uploads = [exchange for exchange in exchanges if exchange.block.want is Want.NOTHING]
     assert len(needs) == sources.count("cloud"), "one request a token asked for"

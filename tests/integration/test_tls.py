@@ -88,7 +88,7 @@ def secured(
     tls = {
         "tls_certificate_file": str(papers.cloud.certificate),
         "tls_key_file": str(papers.cloud.key),
-        "head_timeout_seconds": "2",
+        "head_timeout_seconds": "6",
     }
     cloud = Secure(
         "cloud", folder / "cloud.log", {**tls, "tls_client_ca_file": str(papers.ca.certificate)}

@@ -14,8 +14,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import pytest
 import yaml
 
 from tests.repo.tree import ROOT
+from tests.support.apps import PATIENCE
 from tests.support.dashboards import Question, offered, questions
 from tests.support.prometheus import Prometheus, eventually
 from tests.support.prompts import prompts
@@ -36,7 +37,7 @@ needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None and not os.environ.get("CI"),
     reason="needs Debian's package `prometheus`",
 )
-pytestmark = [needs_prometheus, pytest.mark.timeout(240)]
+pytestmark = [needs_prometheus, pytest.mark.timeout(900)]
 
 RULES = ROOT / "monitoring" / "prometheus" / "rules"
 VALUES = ROOT / "tests" / "results" / "panels.json"
@@ -138,11 +139,12 @@ def _load(cloud: Service, other: Service, edges: list[Service], redis: RedisServ
         edge.wait_until_ready("reachable")
     calm = ("--users", "4", "--mode", "collaborative=2", "--mode", "cloud", "--mode", "split")
     _put(edges, 8, *calm, "--mode", "standalone", "--codec", "int8")
-    with _putting(edges[1:], 4, "--users", "4", "--mode", "split"):
-        time.sleep(3)
+    with _putting(edges[1:], "--users", "4", "--mode", "split"):
+        _until_counted(cloud, "tandem_contexts ")
+        time.sleep(2)
         edges[1].kill()
     # The sessions of the edge that was killed stay until they expire.
-    time.sleep(3)
+    _until_counted(cloud, 'tandem_contexts_ended_total{reason="expired"')
     edges[1].start()
     edges[1].wait_until_ready("reachable")
     (long,) = prompts(text(), 1, length=100)
@@ -152,29 +154,56 @@ def _load(cloud: Service, other: Service, edges: list[Service], redis: RedisServ
     refused = {"inputs": "Once", "parameters": {"max_new_tokens": 100_000}}
     assert httpx.post(f"{edges[0].url}/generate", json=refused).status_code == 422
     # More sessions than the cloud has room for: those it put out it takes up from the store.
-    with _putting(edges, 8, "--users", "14", "--mode", "collaborative=3", "--mode", "split"):
+    with _putting(edges, "--users", "14", "--mode", "collaborative=3", "--mode", "split"):
+        _until_counted(cloud, 'tandem_contexts_ended_total{reason="evicted"')
+        damaged = "tandem_store_damaged_entries_total"
+        _until_counted(cloud, damaged, lambda: redis.spoil("tandem:log:*"))
         time.sleep(4)
-        redis.spoil("tandem:log:*")
     other.start()
     other.wait_until_ready()
     # The sessions of one replica go on at the other; then that one ends as well.
-    with _putting(edges, 12, *calm):
-        time.sleep(5)
+    with _putting(edges, *calm):
+        _until_counted(other, "tandem_tokens_total")
+        time.sleep(2)
         other.kill()
         time.sleep(3)
         cloud.kill()
+        time.sleep(4)
     cloud.start()
     for edge in edges:
         edge.wait_until_ready("reachable")
     _put(edges, 4, *calm)
 
 
+def _until_counted(
+    service: Service, series: str, meanwhile: Callable[[], object] = lambda: None
+) -> None:
+    """Wait until lines of a service's metrics that begin so are above zero."""
+
+    def look() -> float:
+        meanwhile()
+        lines = (line for line in service.metrics().splitlines() if line.startswith(series))
+        return sum(float(line.split()[-1]) for line in lines)
+
+    eventually(look, lambda count: count > 0, seconds=PATIENCE)
+
+
 def _put(edges: list[Service], seconds: int, *options: str) -> None:
-    with _putting(edges, seconds, *options):
-        pass
+    _generator(edges, seconds, *options).wait()
 
 
-def _putting(edges: list[Service], seconds: int, *options: str) -> "subprocess.Popen[bytes]":
+@contextmanager
+def _putting(edges: list[Service], *options: str) -> Iterator[None]:
+    """Load for as long as the block."""
+    generator = _generator(edges, 10 * round(PATIENCE), *options)
+    try:
+        yield
+    finally:
+        generator.terminate()
+        generator.wait()
+
+
+def _generator(edges: list[Service], seconds: int, *options: str) -> "subprocess.Popen[bytes]":
     where = [part for e in edges for part in ("--edge", f"{e.log.stem}={e.url}")]
     command = (
         sys.executable, "-m", "cli.load", *where, "--duration", str(seconds), "--max-new-tokens",

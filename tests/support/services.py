@@ -4,6 +4,7 @@ A process's log goes to a file that is shown when a test fails. Who stops one ex
 """
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,11 +23,37 @@ from tests.support.reference import bundles
 ROOT = Path(__file__).parents[2]
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port nobody listens on."""
+    """A TCP port nobody listens on, given to nobody before, and none of those the system gives to
+    outgoing connections (Linux): who is started again on it finds it free.
+    """
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    every = range(10_000, 1 << 16)
+    ports = [port for port in every if not low <= port <= high] or list(every)
+    while True:
+        port = secrets.choice(ports)
+        if port not in _given and _is_free(port):
+            _given.add(port)
+            return port
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def hears(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has an answer of its own to a signal (Linux)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (number - 1) & 1)
 
 
 class Process(Protocol):
@@ -145,9 +172,7 @@ class Service:
     def hears(self, number: signal.Signals) -> bool:
         """Whether it has an answer of its own to a signal (Linux)."""
         assert self._process is not None
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
-        return bool(caught >> (number - 1) & 1)
+        return hears(self._process.pid, number)
 
     def resident_bytes(self) -> int:
         """Memory it holds (Linux)."""

@@ -78,7 +78,7 @@ def test_only_tokens_of_whole_answers_that_came_in_time_are_good() -> None:
     assert account.accepted(seen)["p95_seconds"] == 9.0
 
 
-@pytest.mark.timeout(230)
+@pytest.mark.timeout(900)
 def test_under_several_times_its_capacity_an_edge_serves_on_and_turns_the_rest_away(
     tmp_path: Path,
 ) -> None:
@@ -89,7 +89,7 @@ def test_under_several_times_its_capacity_an_edge_serves_on_and_turns_the_rest_a
         capture_output=True,
         text=True,
         check=False,
-        timeout=220,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(out.read_text())

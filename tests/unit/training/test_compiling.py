@@ -44,7 +44,7 @@ def still(tiny: TrainingConfig) -> TrainingConfig:
 
 # Torch's tracing looks at gradients that are not there.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_compiled_run_loses_as_the_uncompiled_and_is_compiled_once_a_length(
     still: TrainingConfig, size: Size, monkeypatch: pytest.MonkeyPatch
 ) -> None:

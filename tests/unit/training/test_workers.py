@@ -64,7 +64,7 @@ def _train(rank: int, count: int, port: int, folder: Path) -> None:
             dist.destroy_process_group()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     write_text(tmp_path / "text")
     port, fresh = free_port(), multiprocessing.get_context("spawn")
