@@ -140,7 +140,7 @@ def test_a_server_without_tls_is_a_connection_error(on_loop: OnLoop, speaks: byt
 
     async def check() -> None:
         transport = PooledTransport(httpx.Limits(), ssl.create_default_context)
-        times = httpx.Timeout(5, connect=0.2)
+        times = httpx.Timeout(5, connect=30 if speaks else 0.2)
         client = httpx.AsyncClient(transport=transport, timeout=times)
         async with raw_server(script) as server, client:
             with pytest.raises((httpx.ConnectTimeout, httpx.ConnectError)) as failed:
