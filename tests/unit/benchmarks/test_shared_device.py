@@ -80,6 +80,8 @@ def test_who_waits_comes_before_who_begins_again(
         turns.append(f"first, {waited}")
         thread.start()
         assert waits.wait(LONGEST_SECONDS)
+        with (tmp_path / "device.queue").open() as queue, pytest.raises(BlockingIOError):
+            flock(queue.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     # At once, and yet not before the one that waits.
     with first.turn(begins=True):
         turns.append("first again")
