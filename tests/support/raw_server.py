@@ -118,7 +118,7 @@ async def until(holds: Callable[[], bool]) -> None:
     """Wait until something holds.
 
     Raises:
-        TimeoutError: it does not within 5 s.
+        TimeoutError: it does not within 60 s.
     """
     async with asyncio.timeout(60):
         while not holds():  # noqa: ASYNC110 (what is waited for tells nobody)

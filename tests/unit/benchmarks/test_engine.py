@@ -22,7 +22,7 @@ def measure(out: Path, **changes: object) -> list[dict[str, Any]]:
 
 
 def test_a_row_has_a_step_its_floors_and_generate(tmp_path: Path) -> None:
-    (row,) = measure(tmp_path)
+    (row,) = measure(tmp_path, repeats=15)  # medians, some of which may be of a busy moment
     assert 0 < row["own_s"] < row["step_s"] <= row["step_p95_s"]
     assert row["over_own"] == pytest.approx(row["step_s"] / row["own_s"], rel=1)
     assert row["generate_s"] > 0

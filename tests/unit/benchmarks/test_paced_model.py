@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -53,7 +54,7 @@ async def test_tokens_are_those_of_the_model_beneath(mode: str) -> None:
 
 def test_a_cloud_pass_takes_its_price() -> None:
     model = _paced(loaded(bundles().cloud), DEAR)
-    took = _seconds(lambda: _whole(model, rows=11))
+    took = _seconds(lambda: _whole(model, rows=11), below=0.080)
     # A step of 20, 12 layers of 2, ten further rows of 1.2, and a head of 10.
     assert 0.066 <= took < 0.080
 
@@ -62,7 +63,11 @@ def test_an_edge_step_pays_its_fixed_part_once() -> None:
     model = _paced(loaded(bundles().edge), DEAR)
     engine = EdgeEngine(model, 3, max_rows=64)
     question = Question(lambda *_: False, PrefixState.start((5,)), SamplingParameters(), 0, 0)
-    took = _seconds(lambda: engine.step([(Proposing(engine.new_state(), [5], question), 1)]))
+
+    def step() -> None:
+        engine.step([(Proposing(engine.new_state(), [5], question), 1)])
+
+    took = _seconds(step, below=0.065)
     # A step of 20, six layers of 2, two exits of 10.
     assert 0.052 <= took < 0.065
 
@@ -76,7 +81,8 @@ def test_what_the_engine_does_between_calls_is_part_of_the_step() -> None:
             time.sleep(0.008)  # less than the head that follows
             model.logits(states)
 
-    assert 0.054 <= _seconds(step) < 0.060
+    # Not the sum, 0.062.
+    assert 0.054 <= _seconds(step, below=0.061) < 0.061
 
 
 def test_a_step_that_cannot_hold_its_price_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -111,10 +117,12 @@ def _whole(model: SpanModel, rows: int) -> None:
         model.logits(model.forward([_segment(cache, rows)])[0][-1:])
 
 
-def _seconds(what: Any) -> float:
-    """The quickest of some tries: a busy machine is late, never early."""
-    tries = []
-    for _ in range(5):
+def _seconds(what: Callable[[], None], *, below: float) -> float:
+    """The quickest of the tries until one took less, or of many: a busy machine is late, never
+    early.
+    """
+    tries: list[float] = []
+    while len(tries) < 50 and min(tries, default=below) >= below:
         began = time.perf_counter()
         what()
         tries.append(time.perf_counter() - began)

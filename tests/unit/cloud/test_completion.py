@@ -63,7 +63,7 @@ async def test_duplicate_requests_at_once_decide_once() -> None:
 
 
 async def test_blocks_that_overtake_each_other_are_put_in_order() -> None:
-    async with served(reorder_seconds=5) as cloud:
+    async with served(reorder_seconds=60) as cloud:
         late = [asyncio.create_task(cloud.report(ask(9, 7)))]
         late.append(asyncio.create_task(cloud.report(block(7, 4))))
         await asyncio.sleep(0.02)

@@ -1,7 +1,6 @@
 """Blocks whose senders say how long they wait: what has not begun by then is not begun."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +10,14 @@ from shared.model import Segment
 from shared.protocol.messages import Fault, Report
 from shared.protocol.version import HEADER_TIMEOUT, PATH_BLOCKS, PATH_STREAM
 from shared.protocol.wire import decode, encode
+from tests.support.clock import deadlines_clock
 from tests.support.toy_model import full_choice
 from tests.unit.cloud.served import HEADERS, LIMIT, Served, served
 from tests.unit.cloud.sessions import CLOUD_OPENING, TEXT, ask, block
 from tests.unit.cloud.test_completion import until
 from tests.unit.cloud.test_verifier import RIGHT, nodes, opened, report
+
+MINUTE = "60000"  # in milliseconds
 
 
 async def timed(
@@ -32,16 +34,17 @@ async def timed(
     return message
 
 
-async def test_a_pass_that_waits_for_longer_than_its_sender_is_dropped_and_a_repeat_runs_it() -> (
-    None
-):
+async def test_a_pass_that_waits_for_longer_than_its_sender_is_dropped_and_a_repeat_runs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = deadlines_clock(monkeypatch)
     async with served() as cloud:
         cloud.model.gate.clear()
         other = asyncio.create_task(cloud.report(ask(5, session="other")))
         await until(lambda: cloud.model.steps > 0)
-        late = asyncio.create_task(timed(cloud, encode(ask(5)), "200"))
+        late = asyncio.create_task(timed(cloud, encode(ask(5)), MINUTE))
         await until(lambda: cloud.completion.thread.waiting == 2)
-        await asyncio.sleep(0.21)
+        clock.ahead = 61
         cloud.model.gate.set()
         refused = await late
         assert isinstance(refused, Fault)
@@ -53,16 +56,19 @@ async def test_a_pass_that_waits_for_longer_than_its_sender_is_dropped_and_a_rep
         assert cloud.model.steps > steps
 
 
-async def test_a_pass_under_way_keeps_its_result_for_the_repeat() -> None:
+async def test_a_pass_under_way_keeps_its_result_for_the_repeat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = deadlines_clock(monkeypatch)
     async with served() as cloud:
         cloud.model.gate.clear()
-        slow = asyncio.create_task(timed(cloud, encode(ask(4)), "500"))
+        slow = asyncio.create_task(timed(cloud, encode(ask(4)), MINUTE))
         await until(lambda: cloud.model.steps > 0)
-        await asyncio.sleep(0.51)
+        clock.ahead = 61
         cloud.model.gate.set()
         first = await slow
         steps = cloud.model.steps
-        again = await timed(cloud, encode(ask(4)), "500")
+        again = await timed(cloud, encode(ask(4)), MINUTE)
         assert isinstance(first, Report)
         assert isinstance(again, Report)
         assert first.tokens == again.tokens == (full_choice(TEXT[:4]),)
@@ -82,14 +88,17 @@ async def test_a_block_waits_for_its_predecessor_no_longer_than_its_sender() -> 
         assert late.code == "deadline"
 
 
-async def test_a_dropped_pass_of_drafts_is_made_up_for_and_leaves_nothing_behind() -> None:
+async def test_a_dropped_pass_of_drafts_is_made_up_for_and_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = deadlines_clock(monkeypatch)
     async with served() as cloud:
         cloud.model.gate.clear()
         other = asyncio.create_task(cloud.report(ask(5, session="other")))
         await until(lambda: cloud.model.steps > 0)
-        late = asyncio.create_task(timed(cloud, encode(opened(now=1)), "200"))
+        late = asyncio.create_task(timed(cloud, encode(opened(now=1)), MINUTE))
         await until(lambda: cloud.completion.thread.waiting == 2)
-        await asyncio.sleep(0.21)
+        clock.ahead = 61
         cloud.model.gate.set()
         refused = await late
         assert isinstance(refused, Fault)
@@ -99,18 +108,21 @@ async def test_a_dropped_pass_of_drafts_is_made_up_for_and_leaves_nothing_behind
         assert list(made.tokens) == RIGHT[3:4]
 
 
-async def test_a_stream_is_held_to_its_deadline_until_its_first_report_only() -> None:
+async def test_a_stream_is_held_to_its_deadline_until_its_first_report_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = deadlines_clock(monkeypatch)
     async with served() as cloud:
         forward = cloud.model.forward
 
         def slow_in_between(segments: Sequence[Segment]) -> Any:
             if cloud.model.steps == 1:
-                time.sleep(1.1)
+                clock.ahead += 61
             return forward(segments)
 
         cloud.model.forward = slow_in_between  # type: ignore[method-assign]
         body = encode(ask(3, opening=CLOUD_OPENING, count=4))
-        headers = HEADERS | {HEADER_TIMEOUT: "1000"}
+        headers = HEADERS | {HEADER_TIMEOUT: MINUTE}
         answer = await cloud.http.post(PATH_STREAM, content=body, headers=headers)
         assert answer.content.count(b"TD") == 4
         assert cloud.outcomes() == {("stream", "ok"): 1}

@@ -115,7 +115,7 @@ async def test_a_pass_that_lacks_a_state_is_made_up_for_when_that_comes() -> Non
 
 
 async def test_a_body_that_came_first_waits_for_the_one_before() -> None:
-    async with served(reorder_seconds=5) as cloud:
+    async with served(reorder_seconds=60) as cloud:
         await report(cloud, opened())
         ahead = asyncio.create_task(report(cloud, nodes(RIGHT[:7], 6, 6, 3, now=1)))
         await asyncio.sleep(0)

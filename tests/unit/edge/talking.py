@@ -19,7 +19,7 @@ async def talking(
     transport = PooledTransport(limits or httpx.Limits(max_connections=4, keepalive_expiry=60))
     async with raw_server(script) as server:
         async with httpx.AsyncClient(
-            transport=transport, base_url=server.url, timeout=timeouts or httpx.Timeout(5)
+            transport=transport, base_url=server.url, timeout=timeouts or httpx.Timeout(30)
         ) as client:
             yield client, server
         await until(lambda: server.open == 0)

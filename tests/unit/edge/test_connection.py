@@ -37,7 +37,8 @@ def test_silence_is_a_read_time_out(on_loop: OnLoop, sent: bytes) -> None:
 def test_slow_bytes_are_no_silence(on_loop: OnLoop) -> None:
     async def check() -> None:
         pieces = [OK[n : n + 4] for n in range(0, len(OK), 4)]
-        async with talking(once(*pieces, pause=0.04), timeouts=QUICK) as (client, _):
+        patient = httpx.Timeout(5, read=2.0)  # less than all of them take
+        async with talking(once(*pieces, pause=0.25), timeouts=patient) as (client, _):
             assert (await client.post("/", content=b"x")).content == b"hi"
 
     on_loop(check())

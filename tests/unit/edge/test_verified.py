@@ -25,6 +25,7 @@ from shared.model import LayerSpan
 from shared.runtime.model_thread import ModelThread
 from shared.runtime.schedule import Schedule
 from shared.runtime.work import Claim, Completed
+from tests.support.raw_server import until
 from tests.support.toy_model import DEPTH, EDGE_DEPTH, SPLIT, ToyModel
 from tests.unit.edge.trees import new_drafts
 
@@ -171,12 +172,13 @@ class ByHand:
         return self.works[-1][1]
 
     async def end(self, ranking: Ranking) -> None:
-        work, done = self.works[-1]
+        """The last step ends; returns when the next is there."""
+        (work, done), before = self.works[-1], len(self.works)
         count = len(work.ids)
         exits = [EDGE_DEPTH] * count
         drafted = Drafted(torch.zeros(count, 4), [ranking] * count, exits, whole=True)
         done.set_result(Completed(drafted, 0.01, 0.0))
-        await asyncio.sleep(0.005)
+        await until(lambda: len(self.works) > before)
 
 
 async def test_after_a_step_that_failed_none_begins_and_what_was_decided_still_comes(

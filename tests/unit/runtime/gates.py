@@ -44,7 +44,7 @@ class Gate:
         self.threads.add(threading.get_ident())
         self._started.release()
         if not self.open:
-            assert self._permits.acquire(timeout=10)
+            assert self._permits.acquire(timeout=60)
         if self.breaks is not None:
             failure, self.breaks = self.breaks, None
             raise failure
@@ -60,7 +60,7 @@ class Gate:
 
     async def started(self) -> None:
         """Wait until one more step has begun."""
-        assert await asyncio.to_thread(self._started.acquire, timeout=10)
+        assert await asyncio.to_thread(self._started.acquire, timeout=60)
 
     def let(self, steps: int = 1) -> None:
         self._permits.release(steps)

@@ -31,7 +31,7 @@ async def test_draining_waits_for_what_ends_in_time_and_cancels_the_rest() -> No
         ended.append(seconds)
 
     quick, slow = background.spawn(work(0.01)), background.spawn(work(60))
-    await background.drain(0.2)
+    await background.drain(3)
     await asyncio.wait({slow})
     assert ended == [0.01]
     assert quick.done()
