@@ -140,7 +140,7 @@ def _prompts(
         if "prompt" not in row or found == most:
             return
         ids = encode(row["prompt"])
-        if len(ids) <= longest:
+        if 0 < len(ids) <= longest:
             found += 1
             yield ids
 

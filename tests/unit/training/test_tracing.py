@@ -1,6 +1,7 @@
 """Traces say what the exits say along the full model's own text, with drafters in their place."""
 
 import json
+import lzma
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from training.__main__ import calibrate, recalibrate
 from training.evaluation import tracing
 from training.evaluation.reading import Reader, identity
 from training.evaluation.tracing import trace_checkpoint
-from training.evaluation.tuning import independent
+from training.evaluation.tuning import held_out_prompts, independent
 from training.evaluation.writing import DRAWN
 
 
@@ -79,6 +80,13 @@ def test_prompts_about_one_passage_are_one_document() -> None:
     passage = list(range(100, 145))
     prompts = [[1, 2, *passage], [3, *passage, 4], passage[:39], [*range(60)], [5] * 3]
     assert [number for number, _ in independent(prompts)] == [0, 2, 3, 4]
+
+
+def test_prompts_of_no_token_are_passed_over(tmp_path: Path) -> None:
+    with lzma.open(tmp_path / "asked.jsonl.xz", "wt") as file:
+        file.writelines(json.dumps({"prompt": prompt}) + "\n" for prompt in ("", "ab", "too long"))
+    found = held_out_prompts(tmp_path, lambda text: [1] * len(text), most=-1, longest=5)
+    assert found == {"asked": [[1, 1]]}
 
 
 def test_a_drafter_that_is_not_there_is_refused(trained: Path, held_out: Path) -> None:
