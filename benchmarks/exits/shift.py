@@ -18,6 +18,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from benchmarks.exits.splits import TARGETS
 from shared.exits.audit import Audit, Audited
 from shared.exits.controller import Controller
 from shared.exits.path import Path, Point
@@ -26,7 +27,6 @@ from training.calibration.agreement import chances_of, fit_exits
 from training.calibration.threshold_paths import kept_at, threshold_path, wrong_at
 from training.calibration.trace_arrays import Numbers, Texts, as_arrays
 
-TARGETS = (0.01, 0.02, 0.05, 0.1)
 LEVELS = np.array([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2])
 SHARE = 0.02
 INTERVAL_SHARES, INTERVAL_TOKENS = (0.02, 0.1), 10_000
@@ -126,8 +126,8 @@ def run(
         controller = Controller()
         texts = stories.serve(
             seed,
-            lambda held=held, of=controller: path.at(  # type: ignore[misc]
-                of.level(target) if held else target
+            lambda held=held, of=controller: path.held(  # type: ignore[misc]
+                target, of.level(target) if held else target
             ),
         )
         for tokens in (first, after):

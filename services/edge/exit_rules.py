@@ -80,16 +80,13 @@ class ExitRules:
             return
         path = Path(points)
 
-        def moved(target: Target) -> Mapping[int, float]:
+        def held(target: Target) -> Mapping[int, float]:
             # What is below or beyond all that was calibrated keeps nothing, or everything.
             if not points[0].level <= target.max_disagreement < 1:
                 return target.thresholds
-            # A lower target may ask less of one exit, more of another. To hold a target none is
-            # asked less than the target itself asks.
-            held = path.at(level(target.max_disagreement))
-            return {layer: max(held[layer], least) for layer, least in target.thresholds.items()}
+            return path.held(target.max_disagreement, level(target.max_disagreement))
 
-        self.thresholds_of = moved
+        self.thresholds_of = held
 
     def wanted(self, *, threshold: float | None, max_disagreement: float | None) -> float | None:
         """The calibrated target a request with these wishes is served for, if it is for one."""

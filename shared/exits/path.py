@@ -56,6 +56,14 @@ class Path:
         high = self.points[place] if place < len(self.points) else nothing
         return _between(low, high, log(level / low.level) / log(high.level / low.level))
 
+    def held(self, target: float, level: float) -> Mapping[int, float]:
+        """The thresholds of a level at or below `target`, by which the target is held on harder
+        text: none is below the target's own. A lower level may ask less of one exit where it asks
+        more of another, and what proved too bold is not answered by opening an exit.
+        """
+        least, thresholds = self.at(target), self.at(level)
+        return {layer: max(least[layer], thresholds[layer]) for layer in least}
+
 
 def _between(low: Point, high: Point, part: float) -> Mapping[int, float]:
     return {

@@ -55,7 +55,7 @@ class Served:
         done = wrong = 0
         while done < tokens:
             level = self.controller.level(self.target) if self.held else self.target
-            self._thresholds.update(calibrated().at(level))
+            self._thresholds.update(calibrated().held(self.target, level))
             ended = next(self._requests)
             done += ended.seen.tokens
             wrong += ended.seen.wrong + ended.truth

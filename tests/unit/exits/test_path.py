@@ -37,6 +37,14 @@ def test_a_higher_level_keeps_no_less(one: float, other: float) -> None:
     assert all(PATH.at(low)[layer] >= PATH.at(high)[layer] - 1e-12 for layer in (3, 6))
 
 
+def test_a_target_held_lower_opens_no_exit_beyond_its_own() -> None:
+    # Lower asks more of exit 3, and less of exit 6.
+    path = Path([Point(0.01, {3: 0.99, 6: 0.6}), Point(0.1, {3: 0.8, 6: 0.7})])
+    assert path.held(0.1, 0.1) == pytest.approx({3: 0.8, 6: 0.7})
+    assert path.held(0.1, 0.01) == pytest.approx({3: 0.99, 6: 0.7})
+    assert path.held(0.01, 0.0) == {3: 1.0, 6: 1.0}
+
+
 @pytest.mark.parametrize(
     "points",
     [
