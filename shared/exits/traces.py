@@ -90,6 +90,12 @@ class Trace:
     def __len__(self) -> int:
         return len(self.whole)
 
+    @property
+    def complete(self) -> bool:
+        """Whether the full model and every exit were asked everywhere."""
+        said = (self.whole, *(exit_.token for exit_ in self.exits.values()))
+        return not any(token is None for tokens in said for token in tokens)
+
 
 def write_traces(path: Path, traces: Iterable[Trace]) -> int:
     """Write documents to a file, replacing it; returns how many there were.

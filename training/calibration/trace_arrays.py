@@ -66,10 +66,16 @@ class Texts:
 
     def shares(self, marked: Bools) -> Numbers:
         """[D] float64: the share of each document's places that are marked in [N]."""
-        starts = np.cumsum(self.lengths) - self.lengths
-        counts = np.add.reduceat(marked.astype(np.int64), starts)
-        shares: Numbers = counts / self.lengths
-        return shares
+        return shares_of(marked, self.lengths)
+
+
+def shares_of(marked: Bools, lengths: Counts) -> Numbers:
+    """[D] float64: the share of places that are marked in [N], of each of D documents one after
+    another, of these lengths, none of them 0.
+    """
+    starts = np.cumsum(lengths) - lengths
+    shares: Numbers = np.add.reduceat(marked.astype(np.int64), starts) / lengths
+    return shares
 
 
 def as_arrays(traces: Iterable[Trace]) -> Texts:
@@ -84,8 +90,7 @@ def as_arrays(traces: Iterable[Trace]) -> Texts:
         raise ValueError(f"traces of {len(kinds)} kinds (weights, exits, greedy or sampled), not 1")
     ((_, _, exits, _),) = kinds
     for trace in found:
-        asked = [trace.whole, *(said.token for said in trace.exits.values())]
-        if any(token is None for tokens in asked for token in tokens):
+        if not trace.complete:
             raise ValueError(f"document {trace.document} has places where somebody was not asked")
     rows = [
         np.concatenate(

@@ -98,21 +98,18 @@ def assess(
         progress("the full model's answers", len(answers), len(prompts))
         answers += _answers(reader, group, new_tokens)
         progress("the full model's answers", len(answers), len(prompts))
-    on_answers = join([each.reading for each in answers]) if answers else None
     on_held_out = None if passages is None else passages.reading
     # What somebody wrote is read in windows that know no texts: there all of it is one.
-    tested = on_held_out if on_answers is None else on_answers
-    texts = [each.reading for each in answers] or [each for each in (on_held_out,) if each]
+    written = [] if on_held_out is None else [on_held_out]
+    texts = [each.reading for each in answers] or written
     return Assessment(
         documents=len(documents),
         new_tokens=new_tokens,
         passed_over=sum(document.prompt is not None for document in documents) - len(prompts),
         held_out=None if passages is None else score(reader, passages),
         on_held_out=None if on_held_out is None else _sweep(reader, on_held_out),
-        on_answers=None if on_answers is None else _sweep(reader, on_answers),
-        trust=None
-        if tested is None or agreement is None
-        else trust(tested, reader.exits, agreement, [text.choices.shape[-1] for text in texts]),
+        on_answers=_sweep(reader, join(texts)) if answers else None,
+        trust=_trust(reader, texts, agreement) if texts and agreement is not None else None,
         prompts=prompts,
         answers=answers,
     )
@@ -133,6 +130,11 @@ def _answers(reader: Reader, prompts: Sequence[Prompt], tokens: int) -> list[Ans
         text = str(reader.tokenizer.decode(ids, skip_special_tokens=True))
         found.append(Answer(ids=ids, text=text, reading=reading))
     return found
+
+
+def _trust(reader: Reader, texts: Sequence[Reading], agreement: Agreement) -> Trust:
+    lengths = [text.choices.shape[-1] for text in texts]
+    return trust(join(texts), reader.exits, agreement, lengths)
 
 
 def _sweep(reader: Reader, reading: Reading) -> Swept:

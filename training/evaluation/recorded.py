@@ -31,9 +31,9 @@ def usable(traces: Iterable[Trace]) -> Recorded:
     chosen: dict[tuple[object, ...], Trace] = {}
     partial = repeated = 0
     for trace in traces:
-        said = [trace.whole, *(exit_.token for exit_ in trace.exits.values())]
-        what = (trace.kind, tuple(trace.exits), *said)
-        if any(token is None for tokens in said for token in tokens):
+        said = tuple((layer, exit_.token) for layer, exit_ in trace.exits.items())
+        what = (trace.kind, trace.whole, said)
+        if not trace.complete:
             partial += 1
         elif what in chosen:
             repeated += 1

@@ -12,7 +12,7 @@ from shared.exits.calibration import Agreement, Target
 from training.calibration.logistic import Bin, Fit, expected_error, reliability
 from training.calibration.threshold_paths import kept_at, wrong_at
 from training.calibration.thresholds import Bools
-from training.calibration.trace_arrays import Numbers
+from training.calibration.trace_arrays import Numbers, shares_of
 from training.evaluation.curves import Point, point
 from training.evaluation.reading import Reading
 
@@ -91,12 +91,10 @@ def _promised(
 ) -> Promised:
     thresholds = [target.thresholds[layer] for layer in exits]
     wrong = wrong_at(agrees, kept_at(chances, thresholds))
-    sizes = np.array(lengths, dtype=np.int64)
-    starts = np.cumsum(sizes) - sizes
     return Promised(
         max_disagreement=target.max_disagreement,
         offloaded=target.offloaded,
-        by_text=float((np.add.reduceat(wrong.astype(np.int64), starts) / sizes).mean()),
+        by_text=float(shares_of(wrong, np.array(lengths, dtype=np.int64)).mean()),
         here=point(chances, agrees, thresholds),
     )
 
