@@ -88,6 +88,22 @@ def running(plan: Plan, *, logs: Path | None = None) -> Iterator[tuple[Service, 
         stop(started)
 
 
+@contextmanager
+def serving(bundles: Path) -> Iterator[Plan]:
+    """Both services on `bundles`/edge and `bundles`/cloud, ready and in touch with each other; they
+    leave their logs there, and are stopped at the end of the block.
+
+    Raises:
+        CommandError: one does not come up.
+    """
+    edge_port, cloud_port = free_ports(2)
+    plan = Plan(bundles / "edge", bundles / "cloud", edge_port, cloud_port)
+    with running(plan, logs=bundles) as (cloud, edge):
+        wait_ready(cloud, plan.cloud_url)
+        wait_ready(edge, plan.edge_url, cloud="reachable")
+        yield plan
+
+
 def _cloud_environment(plan: Plan) -> dict[str, str]:
     return {
         "TANDEM_CLOUD_BUNDLE": str(plan.cloud_bundle),

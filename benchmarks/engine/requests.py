@@ -138,10 +138,10 @@ def _services(folder: Path, store: str) -> Iterator[str]:
     try:
         more = {"PORT": str(cloud_port), "STORE_URL": store}
         started.append(_service("cloud", folder, cores.cloud, more))
-        wait_ready(started[0], cloud_url, seconds=120)
+        wait_ready(started[0], cloud_url)
         more = {"PORT": str(edge_port), "CLOUD_URL": cloud_url}
         started.append(_service("edge", folder, cores.edge, more))
-        wait_ready(started[1], edge_url, seconds=120, cloud="reachable")
+        wait_ready(started[1], edge_url, cloud="reachable")
         yield edge_url
     finally:
         stop(started)

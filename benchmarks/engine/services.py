@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.engine.models import random_llama
-from cli.processes import Plan, free_ports, running, wait_ready
+from cli.processes import serving
 from shared.model import write_bundles
 from shared.protocol.version import PROTOCOL_VERSION
 
@@ -27,9 +27,5 @@ def edge_and_cloud(compute_format: str) -> Iterator[str]:
             cloud_format=compute_format,
             protocol_version=PROTOCOL_VERSION,
         )
-        edge_port, cloud_port = free_ports(2)
-        plan = Plan(folder / "edge", folder / "cloud", edge_port, cloud_port)
-        with running(plan, logs=folder) as services:
-            for service, url in zip(services, (plan.cloud_url, plan.edge_url), strict=True):
-                wait_ready(service, url, seconds=120)
+        with serving(folder) as plan:
             yield plan.edge_url

@@ -21,17 +21,18 @@ from uuid import uuid4
 import httpx
 import typer
 
+from benchmarks.exits.splits import TARGETS
 from benchmarks.prompts import SHIPPED, Prompt, read
 from cli.edge import connect
 from cli.errors import CommandError
 from cli.full_model import FullModel
-from cli.partition import Weights, make_bundles
-from cli.processes import Plan, free_ports, running, wait_ready
+from cli.partition import Weights, exits_beside, make_bundles
+from cli.processes import serving
 from shared.decoding.sampling import SamplingParameters
-from shared.exits.calibration import Agreement, file_of, read_agreement
+from shared.exits.calibration import file_of
+from shared.model import Manifest
+from shared.model.exits import read_agreement_beside
 
-TARGETS = (0.01, 0.02, 0.05, 0.1)
-CUT = (3, 6)
 LONGEST_PROMPT = 128
 
 # The calibration of the bundle itself; the greedy one for drawn tokens too; the one a bundle with
@@ -164,11 +165,11 @@ def put_in(edge: Path, model: Path, calibrated: Calibrated) -> None:
     """
     if calibrated == "own":
         return
-    drafter = json.loads((edge / "manifest.json").read_text())["drafter"] is not None
-    found = read_agreement(model / file_of(CUT if drafter else None))
-    if found is None:
-        raise CommandError(f"{model} has no calibration of the cut {CUT}")
-    agreement: Agreement = found
+    manifest = Manifest.read(edge)
+    cut = None if manifest.drafter is None else exits_beside(model)
+    agreement = read_agreement_beside(model, manifest.fingerprint, cut)
+    if agreement is None:
+        raise CommandError(f"{model} has no {file_of(cut)}")
     if calibrated == "by greedy text":
         agreement = replace(agreement, text="sampled")
     agreement.write(edge / file_of(text=agreement.text))
@@ -179,13 +180,10 @@ def served(model: Path, weights: Weights, calibrated: Calibrated) -> Iterator[st
     """A pair of services on the default cut, the edge with these weights; the edge's URL."""
     with tempfile.TemporaryDirectory(prefix="tandem-served-") as name:
         folder = Path(name)
-        make_bundles(model, folder, split=CUT[0], edge_depth=CUT[1], weights=weights)
+        split, edge_depth = exits_beside(model)
+        make_bundles(model, folder, split=split, edge_depth=edge_depth, weights=weights)
         put_in(folder / "edge", model, calibrated)
-        edge_port, cloud_port = free_ports(2)
-        plan = Plan(folder / "edge", folder / "cloud", edge_port, cloud_port)
-        with running(plan, logs=folder) as (cloud, edge):
-            wait_ready(cloud, plan.cloud_url)
-            wait_ready(edge, plan.edge_url, cloud="reachable")
+        with serving(folder) as plan:
             yield plan.edge_url
 
 

@@ -4,20 +4,24 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
 import pytest
 
-from benchmarks.exits.served import CUT, Asker, Calibrated, Kind, page, put_in
+from benchmarks.exits.served import Asker, Calibrated, Kind, page, put_in
 from benchmarks.prompts import Prompt
 from cli.errors import CommandError
 from cli.full_model import FullModel
 from shared.exits.calibration import TEXTS, Agreement, ExitFit, Logistic, Target, file_of
 from shared.exits.calibration import read_agreement as read
+from shared.model import Manifest
+from shared.model.exits import INDEX, WEIGHTS, drafter_files, exits_sha256
 
 FIT = ExitFit(Logistic((1.0, 0.0, 0.0, 0.0), 0.5), 100, 0.3, 0.01)
 AGREEMENT = Agreement("f" * 64, {3: FIT}, (Target(0.1, {3: 0.5}, 0.2),))
+CUT = (3, 6)
 PROMPTS = [Prompt("a", (1,)), Prompt("b", (2, 3))]
 
 
@@ -82,20 +86,31 @@ def test_a_page_has_each_row() -> None:
     assert "| greedy, fp32 | 0.05 |" in told
 
 
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model's folder with exits and a drafter; the edge's bundle is the folder `edge` in it."""
+    (tmp_path / INDEX).write_text(json.dumps({"exits": [{"layer": layer} for layer in CUT]}))
+    (tmp_path / WEIGHTS).write_bytes(b"exits")
+    drafter_files(tmp_path, *CUT)[1].write_bytes(b"drafter")
+    (tmp_path / "edge").mkdir()
+    manifest = SimpleNamespace(fingerprint=AGREEMENT.model_fingerprint, drafter=None)
+    monkeypatch.setattr(Manifest, "read", lambda _: manifest)
+    return tmp_path
+
+
 @pytest.mark.parametrize("drafter", [None, {"greedy": 0.9}])
 @pytest.mark.parametrize("calibrated", ["own", "by greedy text", "of float32"])
 def test_the_calibration_put_in_is_the_one_meant(
-    tmp_path: Path, drafter: dict[str, float] | None, calibrated: Calibrated
+    beside: Path, drafter: dict[str, float] | None, calibrated: Calibrated
 ) -> None:
-    edge, model = tmp_path / "edge", tmp_path / "model"
-    edge.mkdir()
-    model.mkdir()
-    (edge / "manifest.json").write_text(json.dumps({"drafter": drafter}))
-    with_drafter = replace(AGREEMENT, model_fingerprint="d" * 64)
-    AGREEMENT.write(model / file_of())
-    with_drafter.write(model / file_of(CUT))
-    put_in(edge, model, calibrated)
-    right = with_drafter if drafter else AGREEMENT
+    edge = beside / "edge"
+    cast(Any, Manifest.read(edge)).drafter = drafter
+    with_drafter = replace(AGREEMENT, exits_sha256=exits_sha256(beside, CUT))
+    plain = replace(AGREEMENT, exits_sha256=exits_sha256(beside))
+    plain.write(beside / file_of())
+    with_drafter.write(beside / file_of(CUT))
+    put_in(edge, beside, calibrated)
+    right = with_drafter if drafter else plain
     found = {text: read(edge / file_of(text=text)) for text in TEXTS}
     assert found == {
         "greedy": right if calibrated == "of float32" else None,
@@ -103,7 +118,6 @@ def test_the_calibration_put_in_is_the_one_meant(
     }
 
 
-def test_a_model_without_a_calibration_is_told(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text('{"drafter": null}')
-    with pytest.raises(CommandError, match="no calibration"):
-        put_in(tmp_path, tmp_path, "of float32")
+def test_a_model_without_a_calibration_is_told(beside: Path) -> None:
+    with pytest.raises(CommandError, match=r"has no agreement\.json"):
+        put_in(beside / "edge", beside, "of float32")
