@@ -112,7 +112,9 @@ def _thresholds(
                 prompts=prompts,
                 tokens=tokens,
                 device=device,
-                progress=lambda done, total: progress.update(task, completed=done, total=total),
+                progress=lambda what, done, total: progress.update(
+                    task, description=what, completed=done, total=total
+                ),
             )
         except (TandemError, OSError, ValueError) as error:
             raise CommandError(f"the exits cannot be tuned: {error}") from error

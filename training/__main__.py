@@ -94,11 +94,14 @@ def tune(
             held_out,
             target=target,
             device=device,
-            progress=lambda done, total: status.update(f"reading continuations {done}/{total}"),
+            progress=lambda what, done, total: status.update(f"{what} {done}/{total}"),
         )
     for layer, threshold in zip(calibration.exits, calibration.thresholds, strict=True):
         console.print(f"exit {layer}: confidence > {threshold:g}")
     tested = calibration.tested_on
+    if tested is None:
+        console.print("there are no other prompts to test them on")
+        return
     agreement = "nothing to agree" if tested.agreement is None else f"{tested.agreement:.1%} agree"
     console.print(f"on other prompts {tested.share:.1%} of tokens are kept, {agreement}")
 

@@ -6,7 +6,7 @@ perturbed scores (Gumbel-top-k, Kool et al., arXiv 1903.06059); the gap between 
 sure the edge is. Knows models and token ids, no files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +83,7 @@ class Drafts:
 def read_drafts(
     edge: SpanModel,
     layers: Sequence[int],
-    texts: Sequence[Text],
+    texts: Iterable[Text],
     parameters: SamplingParameters,
 ) -> dict[int, Drafts]:
     """What the exits of `edge` in front of `layers` draft along each text, by layer."""

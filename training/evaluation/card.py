@@ -89,9 +89,10 @@ def _before(start: Mapping[str, Any]) -> str:
 
 def _exit_fields(calibration: Mapping[str, Any]) -> dict[str, str]:
     exits, thresholds = calibration["exits"], calibration["thresholds"]
+    tested = calibration["tested_on"]
     parts = {
         "the prompts that chose": calibration["chosen_on"],
-        "the other prompts": calibration["tested_on"],
+        **({"the other prompts": tested} if tested else {}),
         **{f"– {name}": kept for name, kept in calibration["tested_by_source"].items()},
     }
     head = ["on", "tokens", "kept", *(f"kept at exit {layer}" for layer in exits), "agreement"]

@@ -5,8 +5,9 @@ files, and not of the run that made them. It knows neither thresholds nor which 
 reading.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +24,11 @@ from shared.model.checkpoint import read_checkpoint
 from shared.model.exits import Drafter, read_drafter, read_exits
 from shared.model.fingerprint import fingerprint
 from training.evaluation.writing import GREEDY, choose, write_on
+
+# A head, and the states [T, H] that it reads.
+_Said = tuple[Callable[[Tensor], Tensor], Tensor]
+# The most logits of a row that are held at once: large vocabularies are read a few places a time.
+_HELD = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,38 +144,43 @@ class Reader:
         """
         tokens = self._tensor(ids)
         if self._edge is self.model:
-            heads = self._run(self.model, tokens, self.layers, start)
+            said = self._run(self.model, tokens, self.layers, start)
         else:
-            heads = self._run(self._edge, tokens, self.exits, start)
-            heads += self._run(self.model, tokens, (self._depth,), start)
-        logits = torch.stack(heads)
-        unknown = torch.full((len(logits), 1), float("nan"), device=self._device)
-        following = tokens[start + 1 :].expand(len(logits), -1)
-        losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), following, reduction="none")
-        losses = torch.cat([losses, unknown], dim=1)
-        chosen = logits.argmax(dim=-1).cpu()
-        if parameters.temperature:
-            chosen = torch.tensor(
-                [
-                    [choose(row, parameters, seed, at) for at, row in enumerate(rows, start + 1)]
-                    for rows in logits
-                ]
-            )
-        return Reading(chosen, certainty(logits).movedim(-1, 0).cpu(), losses.cpu())
+            said = self._run(self._edge, tokens, self.exits, start)
+            said += self._run(self.model, tokens, (self._depth,), start)
+        at_once = max(1, _HELD // self.model.shape.vocab)
+        parts = []
+        for first in range(0, len(tokens) - start, at_once):
+            logits = torch.stack([head(states[first : first + at_once]) for head, states in said])
+            place = start + first + 1
+            losses = self._losses(logits, tokens[place : place + at_once])
+            chosen = _choices(logits, parameters, seed, place)
+            parts.append(Reading(chosen, certainty(logits).movedim(-1, 0).cpu(), losses.cpu()))
+        return join(parts)
+
+    def _losses(self, logits: Tensor, following: Tensor) -> Tensor:
+        """[E+1, T] of logits [E+1, T, V], of tokens [T] or, after the last, [T - 1]."""
+        losses = torch.full(logits.shape[:2], float("nan"), device=self._device)
+        known = len(following)
+        losses[:, :known] = F.cross_entropy(
+            logits[:, :known].transpose(1, 2),
+            following.expand(len(logits), -1),
+            reduction="none",
+        )
+        return losses
 
     def _run(
         self, model: SpanModel, tokens: Tensor, stops: Sequence[int], first: int
-    ) -> list[Tensor]:
-        """Logits [T - first, V] after each of the layers, of a span that begins at 0."""
-        heads = []
+    ) -> list[_Said]:
+        """Each layer's head and the states from `first` on, of a span that begins at 0."""
+        heads: list[_Said] = []
         with model.new_cache() as cache:
             states = None
             for start, stop in pairwise((0, *stops)):
                 entering = tokens if states is None else None
                 (states,) = model.forward([Segment(cache, start, stop, 0, entering, states)])
-                at_end = stop == self._depth
-                said = states[first:]
-                heads.append(model.logits(said) if at_end else model.exit_logits(stop, said))
+                head = model.logits if stop == self._depth else partial(model.exit_logits, stop)
+                heads.append((head, states[first:]))
         return heads
 
     def continuations(
@@ -178,12 +189,13 @@ class Reader:
         tokens: int,
         parameters: SamplingParameters = GREEDY,
         seed: int = 0,
+        progress: Callable[[int], None] = lambda _done: None,
     ) -> list[list[int]]:
         """The whole model's answer to each prompt: up to `tokens` ids, end included; the seed of
-        prompt n is `seed` + n.
+        prompt n is `seed` + n. `progress` is told of how many prompts are answered.
         """
-        end = self.tokenizer.eos_token_id
-        return write_on(self.model, prompts, tokens, end=end, parameters=parameters, seed=seed)
+        how = {"end": self.tokenizer.eos_token_id, "parameters": parameters, "seed": seed}
+        return write_on(self.model, prompts, tokens, **how, progress=progress)
 
     def _tensor(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor(ids, device=self._device)
@@ -199,3 +211,15 @@ class Reader:
             exits=self.exits,
             drafter=drafter,
         )
+
+
+def _choices(logits: Tensor, parameters: SamplingParameters, seed: int, first: int) -> Tensor:
+    """[E+1, T] int64: the tokens of positions from `first` on, of logits [E+1, T, V]."""
+    if not parameters.temperature:
+        return logits.argmax(dim=-1).cpu()
+    return torch.tensor(
+        [
+            [choose(row, parameters, seed, at) for at, row in enumerate(rows, first)]
+            for rows in logits
+        ]
+    )

@@ -12,14 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shared.model.exits import GapTable
-from training.calibration.acceptance import as_texts, calibrate, read_drafts
+from training.calibration.acceptance import Text, as_texts, calibrate, read_drafts
 from training.calibration.thresholds import Bools, Floats, Kept, apply_thresholds, choose_thresholds
 from training.evaluation.reading import Reader, Reading, join
 from training.evaluation.writing import KINDS, SAMPLED
 from training.exits import ExitPoint, write_exits
 from training.text.corpus import read_rows
 
-Progress = Callable[[int, int], None]
+# What is being done, how many prompts it is done for, and of how many.
+Progress = Callable[[str, int, int], None]
 # The ids of prompts, by where they come from.
 Prompts = Mapping[str, Sequence[Sequence[int]]]
 # Prompts that share a run of so many tokens are about one passage.
@@ -28,13 +29,15 @@ _RUN = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Thresholds with what they achieve on the prompts that chose them and on the others."""
+    """Thresholds with what they achieve on the prompts that chose them and on the others, None
+    where there are no others.
+    """
 
     target: float
     exits: tuple[int, ...]
     thresholds: tuple[float, ...]
     chosen_on: Kept
-    tested_on: Kept
+    tested_on: Kept | None
     tested_by_source: dict[str, Kept]
     gaps: dict[int, dict[str, GapTable]]
     """By exit and how tokens were chosen, on all prompts: how often its drafts are right."""
@@ -48,7 +51,7 @@ def tune_thresholds(
     prompts: int = 64,
     tokens: int = 96,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: Progress = lambda _what, _done, _total: None,
 ) -> Calibration:
     """Choose the thresholds of the checkpoint in `folder`, and write them beside it.
 
@@ -67,8 +70,8 @@ def tune_thresholds(
         sources: Prompts = {name: [ids for _, ids in independent(of)] for name, of in found.items()}
     else:
         sources = {name: [ids[:room] for ids in given] for name, given in held_out.items()}
-    answers = {source: reader.continuations(texts, tokens) for source, texts in sources.items()}
-    read = _read_continuations(reader, sources, answers, progress or (lambda _done, _all: None))
+    answers = _answers(reader, sources, tokens, progress)
+    read = _read_continuations(reader, sources, answers, progress)
     choosing = join([reading for texts in read.values() for reading in texts[0::2]])
     testing = {source: join(texts[1::2]) for source, texts in read.items() if len(texts) > 1}
     thresholds = choose_thresholds(*_arrays(choosing), target)
@@ -77,9 +80,9 @@ def tune_thresholds(
         exits=reader.exits,
         thresholds=thresholds,
         chosen_on=_kept(choosing, thresholds),
-        tested_on=_kept(join(list(testing.values()) or [choosing]), thresholds),
+        tested_on=_kept(join(list(testing.values())), thresholds) if testing else None,
         tested_by_source={source: _kept(texts, thresholds) for source, texts in testing.items()},
-        gaps=_gaps(reader, sources, answers, tokens),
+        gaps=_gaps(reader, sources, answers, tokens, progress),
     )
     write_calibration(folder, calibration)
     return calibration
@@ -87,12 +90,9 @@ def tune_thresholds(
 
 def write_calibration(folder: Path, calibration: Calibration) -> None:
     """Write thresholds to `exits.json` and how they were found to `calibration.json`."""
-    points = zip(
-        calibration.exits,
-        calibration.thresholds,
-        calibration.tested_on.agreements,
-        strict=True,
-    )
+    exits, tested = calibration.exits, calibration.tested_on
+    agreements = tested.agreements if tested else (None,) * len(exits)
+    points = zip(exits, calibration.thresholds, agreements, strict=True)
     write_exits(folder, [ExitPoint(*point, calibration.gaps[point[0]]) for point in points])
     content = {"format": 1, **asdict(calibration)}
     (folder / "calibration.json").write_text(json.dumps(content, indent=2) + "\n")
@@ -145,6 +145,23 @@ def _prompts(
             yield ids
 
 
+def _answers(
+    reader: Reader, sources: Prompts, tokens: int, progress: Progress
+) -> dict[str, list[list[int]]]:
+    """By source, each prompt's greedy continuation."""
+    answers: dict[str, list[list[int]]] = {}
+    total, done = sum(map(len, sources.values())), 0
+    for source, texts in sources.items():
+        before = done
+        answers[source] = reader.continuations(
+            texts,
+            tokens,
+            progress=lambda more, before=before: progress("greedy answers", before + more, total),  # type: ignore[misc]
+        )
+        done += len(texts)
+    return answers
+
+
 def _read_continuations(
     reader: Reader,
     sources: Prompts,
@@ -163,7 +180,7 @@ def _read_continuations(
             reading = reader.read([*prompt, *answer], start)
             read[source].append(reading.at(0, len(answer)))
             done += 1
-            progress(done, total)
+            progress("what exits say", done, total)
     return read
 
 
@@ -172,18 +189,30 @@ def _gaps(
     sources: Prompts,
     greedy: Mapping[str, list[list[int]]],
     tokens: int,
+    progress: Progress,
 ) -> dict[int, dict[str, GapTable]]:
     prompts = [prompt for texts in sources.values() for prompt in texts]
     answers = {
         "greedy": [answer for texts in greedy.values() for answer in texts],
-        "sampled": reader.continuations(prompts, tokens, SAMPLED),
+        "sampled": reader.continuations(
+            prompts,
+            tokens,
+            SAMPLED,
+            progress=lambda done: progress("sampled answers", done, len(prompts)),
+        ),
     }
     found: dict[int, dict[str, GapTable]] = {layer: {} for layer in reader.exits}
     for kind, parameters in KINDS.items():
-        texts = as_texts(prompts, answers[kind])
+        texts = _told(as_texts(prompts, answers[kind]), f"{kind} drafts", progress)
         for layer, drafts in read_drafts(reader.model, reader.exits, texts, parameters).items():
             found[layer][kind] = calibrate(drafts)
     return found
+
+
+def _told(texts: Sequence[Text], what: str, progress: Progress) -> Iterator[Text]:
+    for done, text in enumerate(texts, 1):
+        yield text
+        progress(what, done, len(texts))
 
 
 def _arrays(reading: Reading) -> tuple[Floats, Bools]:

@@ -4,7 +4,7 @@ Runs on the engine, many prompts a step. It chooses tokens as both services do, 
 that what is measured on its texts is what would be served. Knows neither files nor exits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -31,11 +31,13 @@ def write_on(
     end: int | None,
     parameters: SamplingParameters = GREEDY,
     seed: int = 0,
+    progress: Callable[[int], None] = lambda _done: None,
 ) -> list[list[int]]:
     """Each prompt's continuation by up to `tokens` ids, an `end` included.
 
-    model: a whole one, with embedding and head. The seed of prompt n is `seed` + n. Penalties are
-    refused with ValueError: no prefix is folded here.
+    model: a whole one, with embedding and head. The seed of prompt n is `seed` + n. `progress` is
+    told of how many prompts are continued. Penalties are refused with ValueError: no prefix is
+    folded here.
     """
     if parameters.repetition_penalty != 1 or parameters.min_new_tokens:
         raise ValueError("what depends on the prefix is not sampled here")
@@ -43,6 +45,7 @@ def write_on(
     for first in range(0, len(prompts), _SESSIONS):
         group = prompts[first : first + _SESSIONS]
         answers += _write(model, group, tokens, end, parameters=parameters, seed=seed + first)
+        progress(len(answers))
     return answers
 
 

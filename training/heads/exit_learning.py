@@ -108,7 +108,7 @@ def learn_exits(
             target=plan.target,
             tokens=plan.answer,
             device=device,
-            progress=lambda done, total: report("choosing thresholds", done / total),
+            progress=lambda what, done, total: report(f"thresholds: {what}", done / total),
         )
         content = workshop.describe(plan, texts, taught, beside, judged=judged)
         (work / "translators.json").write_text(json.dumps(content, indent=2) + "\n")

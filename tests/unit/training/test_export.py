@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from shared.decoding.certainty import certainty
+from shared.decoding.sampling import SamplingParameters
 from shared.errors import BadModel
 from shared.model.exits import ExitInfo, read_exits
 from tests.unit.training.conftest import documents
@@ -17,14 +19,14 @@ from training.backbone.export import export
 from training.backbone.model import EarlyExitLlama, llama_config
 from training.backbone.recipe import train
 from training.backbone.schedule import Budget
-from training.calibration.thresholds import apply_thresholds
 from training.config import TrainingConfig
+from training.evaluation import reading as readings
 from training.evaluation.card import write_card
 from training.evaluation.perplexity import evaluate
 from training.evaluation.reading import Reader, join
 from training.evaluation.samples import OPENINGS
 from training.evaluation.tuning import tune_thresholds
-from training.evaluation.writing import GREEDY, SAMPLED
+from training.evaluation.writing import DRAWN, GREEDY, SAMPLED
 from training.text.tokenizer import train_tokenizer
 
 
@@ -107,6 +109,29 @@ def test_a_reading_says_what_exits_and_end_say(folder: Path, model: EarlyExitLla
     assert torch.equal(reading.agrees[0], reading.choices[0] == reading.choices[2])
 
 
+@pytest.mark.parametrize("parameters", [GREEDY, DRAWN])
+@pytest.mark.parametrize("start", [0, 3])
+def test_a_large_vocabulary_is_read_a_few_places_a_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, parameters: SamplingParameters, start: int
+) -> None:
+    reader, ids = Reader(folder), list(range(10, 25))
+    whole = reader.read(ids, start, parameters, seed=7)
+    held: list[int] = []
+
+    def certain(logits: torch.Tensor) -> torch.Tensor:
+        held.append(logits.shape[1])
+        return certainty(logits)
+
+    monkeypatch.setattr(readings, "certainty", certain)
+    monkeypatch.setattr(readings, "_HELD", 4 * 300 + 1)
+    parts = reader.read(ids, start, parameters, seed=7)
+    assert max(held) == 4
+    assert sum(held) == len(ids) - start
+    assert torch.equal(parts.choices, whole.choices)
+    torch.testing.assert_close(parts.signals, whole.signals)
+    torch.testing.assert_close(parts.losses, whole.losses, equal_nan=True)
+
+
 def test_parts_of_readings_join_in_order(folder: Path) -> None:
     reading = Reader(folder).read(list(range(10)))
     whole = join([reading.at(0, 4), reading.at(4, 10)])
@@ -138,47 +163,6 @@ def test_exits_name_the_weights_they_belong_to(folder: Path, model: EarlyExitLla
     model.llama.model.norm.weight.data[0] += 1
     export(model, tokenizer, folder, training={"format": 1})
     assert read_exits(folder).model_fingerprint not in (named, None)
-
-
-def test_tuning_writes_what_it_found_and_what_that_is_worth(trained: Path, held_out: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    found = tune_thresholds(
-        trained, held_out, tokens=16, progress=lambda done, total: seen.append((done, total))
-    )
-    assert seen[-1] == (12, 12)
-    assert found.chosen_on.agreement is None or found.chosen_on.agreement >= 0.95
-    assert found.chosen_on.tokens + found.tested_on.tokens <= 12 * 16
-    infos = map(ExitInfo, found.thresholds, found.tested_on.agreements, found.gaps.values())
-    assert read_exits(trained).infos == dict(zip(found.exits, infos, strict=True))
-    assert json.loads((trained / "calibration.json").read_text())["target"] == 0.95
-
-
-def test_tuning_chooses_on_one_half_and_tests_on_the_other(trained: Path, held_out: Path) -> None:
-    found = tune_thresholds(trained, held_out, tokens=16)
-    reader = Reader(trained)
-    prompts = [reader.ids(f"{text[:30]}\n") for text in documents(12, offset=5)]
-    answers = reader.continuations(prompts, 16)
-    halves = [
-        join(
-            [
-                reader.read([*prompts[n], *answers[n]]).at(
-                    len(prompts[n]) - 1, len(prompts[n]) + len(answers[n]) - 1
-                )
-                for n in range(first, 12, 2)
-            ]
-        )
-        for first in (0, 1)
-    ]
-    measured = [
-        apply_thresholds(half.confidence[:-1].numpy(), half.agrees.numpy(), found.thresholds)
-        for half in halves
-    ]
-    assert measured == [found.chosen_on, found.tested_on]
-
-
-def test_tuning_without_prompts_is_refused(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="prompts"):
-        tune_thresholds(trained, tmp_path)
 
 
 def test_evaluation_scores_text_and_references(trained: Path, held_out: Path) -> None:
