@@ -20,7 +20,7 @@ from training.calibration.agreement import (
     outcome,
 )
 from training.calibration.logistic import Fit
-from training.calibration.trace_arrays import as_arrays
+from training.calibration.trace_arrays import as_arrays, shares_of
 
 _PLACES = 30
 
@@ -164,3 +164,8 @@ def test_parts_are_whole_documents_and_each_is_in_one() -> None:
     assert chosen.signals[1, :, 0].tolist() == list(made[7].exits[6].top)
     right = sum(token == 7 for token in made[7].exits[3].token)
     assert chosen.shares(chosen.agrees[0]).tolist() == [right / _PLACES]
+
+
+def test_shares_are_each_documents_own_however_long_it_is() -> None:
+    marked = np.array([True, True, False, False, False, True])
+    assert shares_of(marked, np.array([1, 3, 2])).tolist() == [1, 1 / 3, 1 / 2]

@@ -14,6 +14,7 @@ from shared.exits.signals import Signals
 from tests.unit.training.conftest import documents
 from training.evaluation.assessment import Assessment, assess
 from training.evaluation.reading import Reader, join
+from training.evaluation.trust import trust
 from training.text.documents import Document
 
 SIZES = {"longest": 64, "new_tokens": 12, "scored_tokens": 10_000}
@@ -128,6 +129,10 @@ def test_a_calibration_is_held_against_the_answers(trained: Path) -> None:
     assert promised.here.disagreement == pytest.approx(wrong.mean())
     texts = np.split(wrong, np.cumsum([len(answer.ids) for answer in found.answers])[:-1])
     assert promised.by_text == pytest.approx(np.mean([text.mean() for text in texts]))
+    first = int(np.flatnonzero(wrong)[0]) + 1
+    (uneven,) = trust(reading, (1, 2), agreement, [first, len(wrong) - first]).targets
+    assert uneven.by_text == pytest.approx((1 / first + wrong[first:].mean()) / 2)
+    assert uneven.by_text != pytest.approx(wrong.mean())
     assert sum(each.count for each in found.trust.exits[1].after) == len(kept)
     with pytest.raises(ValueError, match=r"exits \[3, 6\], not of \[1, 2\]"):
         assessed(
