@@ -13,7 +13,7 @@ from shared.exits.calibration import Agreement, ExitFit, Logistic, Target
 from shared.exits.signals import Signals
 from tests.unit.training.conftest import documents
 from training.evaluation.assessment import Assessment, assess
-from training.evaluation.reading import Reader, join
+from training.evaluation.reading import Reader, Reading, join
 from training.evaluation.trust import trust
 from training.text.documents import Document
 
@@ -104,14 +104,15 @@ def test_text_alone_is_read_and_prompts_alone_are_asked(trained: Path) -> None:
     assert len(asked.answers) == asked.passed_over == 1
 
 
+def calibrated(logistic: Logistic, thresholds: dict[int, float]) -> Agreement:
+    fits = {layer: ExitFit(logistic, 1, 0.0, 0.0) for layer in thresholds}
+    return Agreement("any", fits, (Target(0.1, thresholds, 0.5),))
+
+
 def test_a_calibration_is_held_against_the_answers(trained: Path) -> None:
     reader = Reader(trained)
     logistic = Logistic((1.5, -0.2, 0.3, 0.1), 0.4)
-    agreement = Agreement(
-        "any",
-        {layer: ExitFit(logistic, 1, 0.0, 0.0) for layer in (1, 2)},
-        (Target(0.1, {1: 0.7, 2: 0.6}, 0.5),),
-    )
+    agreement = calibrated(logistic, {1: 0.7, 2: 0.6})
     found = assessed(reader, ROWS, agreement)
     assert found.trust is not None
     reading = join([answer.reading for answer in found.answers])
@@ -127,17 +128,28 @@ def test_a_calibration_is_held_against_the_answers(trained: Path) -> None:
     (promised,) = found.trust.targets
     assert promised.here.kept == pytest.approx(kept.mean())
     assert promised.here.disagreement == pytest.approx(wrong.mean())
-    texts = np.split(wrong, np.cumsum([len(answer.ids) for answer in found.answers])[:-1])
-    assert promised.by_text == pytest.approx(np.mean([text.mean() for text in texts]))
-    first = int(np.flatnonzero(wrong)[0]) + 1
-    (uneven,) = trust(reading, (1, 2), agreement, [first, len(wrong) - first]).targets
-    assert uneven.by_text == pytest.approx((1 / first + wrong[first:].mean()) / 2)
-    assert uneven.by_text != pytest.approx(wrong.mean())
     assert sum(each.count for each in found.trust.exits[1].after) == len(kept)
     with pytest.raises(ValueError, match=r"exits \[3, 6\], not of \[1, 2\]"):
         assessed(
             reader, ROWS, Agreement("any", {n: ExitFit(logistic, 1, 0, 0) for n in (3, 6)}, ())
         )
+
+
+def test_what_was_promised_is_judged_by_texts_and_by_tokens() -> None:
+    random = torch.Generator().manual_seed(3)
+    reading = Reading(
+        torch.randint(0, 2, (3, 40), generator=random),
+        torch.rand((4, 3, 40), generator=random),
+        torch.zeros((3, 40)),
+    )
+    agreement = calibrated(Logistic((4.0, 0.0, 0.0, 0.0), -2.0), {1: 0.5, 2: 0.5})
+    (promised,) = trust(reading, (1, 2), agreement, [30, 6, 4]).targets
+    top, agrees = reading.confidence.numpy(), reading.agrees.numpy()
+    wrong = np.where(top[0] > 0.5, ~agrees[0], (top[1] > 0.5) & ~agrees[1])
+    assert promised.here.disagreement == pytest.approx(wrong.mean())
+    texts = [part.mean() for part in np.split(wrong, [30, 36])]
+    assert promised.by_text == pytest.approx(np.mean(texts))
+    assert promised.by_text != pytest.approx(wrong.mean(), abs=0.01)
 
 
 def test_prompt_and_answer_stay_within_what_the_model_can_read(trained: Path) -> None:
