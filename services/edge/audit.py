@@ -80,7 +80,7 @@ class Auditor:
         auditing = Auditing(self, uplink, chosen=self.draw() < self.share, target=rules.target)
         kind = kind_of(uplink.chain.opening.sampling)
         if auditing.chosen and self.recorder is not None and kind is not None:
-            auditing.recording = Recording(kind)
+            auditing.recording = Recording(kind, uplink.route.key)
         uplink.closing = auditing.end
         return auditing
 

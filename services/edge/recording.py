@@ -14,6 +14,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,9 @@ from shared.protocol.messages import Sampling
 
 # What texts recorded in service are said to come from.
 SOURCE = "service"
+
+# Names in a trace tell nobody whose text it was: they cannot be made from what is known elsewhere.
+_SALT = secrets.token_bytes(32)
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +56,12 @@ def kind_of(sampling: Sampling) -> Text | None:
 @dataclass(slots=True)
 class Recording:
     """One text of a kind on its way to a trace: `others` are tokens the full model would have put
-    in place of those that are there, by position.
+    in place of those that are there, by position. Texts of the same `document` are parts of one, as
+    turns of a conversation are.
     """
 
     kind: Text
+    document: str = field(default_factory=lambda: secrets.token_hex(16))
     start: int = -1
     said: list[Sequence[Asked]] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -90,7 +96,7 @@ class Recording:
         places = enumerate(self.tokens, self.start)
         return Trace(
             model_fingerprint=fingerprint,
-            document=secrets.token_hex(8),
+            document=blake2b(self.document.encode(), digest_size=8, key=_SALT).hexdigest(),
             source=SOURCE,
             kind=self.kind,
             whole=tuple(self.others.get(position, token) for position, token in places),

@@ -10,8 +10,9 @@ A place is a token of the text as it was decided: `whole` is what the full model
 same prefix, null where nobody asked it; an exit's five lists say what it chose and the four signals
 of `shared.exits.signals`, null together where it was not asked. `kind` says how the full model
 chooses: "greedy" or "sampled"; `exits_sha256` whose exits spoke, a drafter's or the checkpoint's
-own, null where these have no weights of their own. Files are JSON lines, read and written through
-xz where their name ends so. Knows files and plain numbers only.
+own, null where these have no weights of their own. Lines with one `source` and `document` are parts
+of one text, as turns of a conversation are. Files are JSON lines, read and written through xz where
+their name ends so. Knows files and plain numbers only.
 """
 
 import json

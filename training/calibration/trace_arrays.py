@@ -79,12 +79,14 @@ def shares_of(marked: Bools, lengths: Counts) -> Numbers:
 
 
 def as_arrays(traces: Iterable[Trace]) -> Texts:
-    """Join traces of one checkpoint and the same exits; documents without a place are left out.
+    """Join traces of one checkpoint and the same exits; those of one source and document are one
+    (turns of a conversation), documents without a place are left out.
 
     Raises ValueError where there are none, where they are of different weights or exits, or where
     an exit or the full model was not asked somewhere.
     """
-    found = [trace for trace in traces if len(trace)]
+    documents = _by_document(trace for trace in traces if len(trace))
+    found = [trace for document in documents for trace in document]
     kinds = {(t.model_fingerprint, t.exits_sha256, tuple(t.exits), t.kind) for t in found}
     if len(kinds) != 1:
         raise ValueError(f"traces of {len(kinds)} kinds (weights, exits, greedy or sampled), not 1")
@@ -105,6 +107,14 @@ def as_arrays(traces: Iterable[Trace]) -> Texts:
         np.stack(rows),
         np.array(tokens, dtype=np.int64),
         np.array([token for t in found for token in t.whole], dtype=np.int64),
-        np.array([len(t) for t in found], dtype=np.int64),
-        tuple(t.source for t in found),
+        np.array([sum(map(len, document)) for document in documents], dtype=np.int64),
+        tuple(document[0].source for document in documents),
     )
+
+
+def _by_document(traces: Iterable[Trace]) -> list[list[Trace]]:
+    """What belongs together, in the order in which documents begin."""
+    documents: dict[tuple[str, str], list[Trace]] = {}
+    for trace in traces:
+        documents.setdefault((trace.source, trace.document), []).append(trace)
+    return list(documents.values())

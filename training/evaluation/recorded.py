@@ -2,8 +2,9 @@
 count.
 
 Documents are counted and split as if they had nothing to do with each other. Of texts that are the
-same, asked twice or by somebody who looks whether a service is alive, one counts; that turns of one
-conversation resemble each other cannot be seen here.
+same, asked twice or by somebody who looks whether a service is alive, one counts. Turns of a
+conversation that was named to one edge are one document; of others it cannot be seen here that they
+resemble each other.
 """
 
 from collections.abc import Iterable, Sequence

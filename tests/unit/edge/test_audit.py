@@ -95,7 +95,7 @@ def uplink_of(cloud: Cloud, *, usable: bool = True, queued: int = 0) -> Any:
         client=cloud,
         link=SimpleNamespace(usable=usable),
         observer=SimpleNamespace(requested=lambda *_: None),
-        route=SimpleNamespace(here=here, better_elsewhere=False),
+        route=SimpleNamespace(here=here, better_elsewhere=False, key="k"),
         spent=spent,
         closing=None,
     )
@@ -148,6 +148,19 @@ async def test_a_recording_ends_with_the_full_models_choice(choice: int, wrong: 
     await auditing.end()
     found = {early.position: early.token, late.position: late.token}
     assert recorded == [(found | ({10: choice} if choice != 4 else {}), 1 + wrong)]
+
+
+@pytest.mark.parametrize(("draw", "recorded"), [(0.0, True), (0.5, False)])
+def test_texts_that_are_chosen_are_recorded_under_their_conversation(
+    draw: float, *, recorded: bool
+) -> None:
+    auditor = Auditor(0.02, Lifecycle(grace_seconds=9), Told(), draw=lambda: draw)
+    auditor.recorder = cast(Recorder, SimpleNamespace())
+    uplink = uplink_of(Cloud())
+    uplink.route.key = "a conversation"
+    auditing = auditor.watch(uplink, rules())
+    assert auditing is not None
+    assert auditing.recording == (Recording("greedy", "a conversation") if recorded else None)
 
 
 async def test_a_request_not_chosen_costs_nothing_and_counts() -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,14 @@ async def test_texts_add_up_and_have_names_of_their_own(tmp_path: Path) -> None:
     traces = list(read_traces(tmp_path / "t.jsonl"))
     assert [trace.whole for trace in traces] == [(1, 2, 3, 4)] * 2
     assert len({trace.document for trace in traces}) == 2
+
+
+async def test_turns_of_a_conversation_are_parts_of_one_document(tmp_path: Path) -> None:
+    turns = [replace(recording(), document=name) for name in ("one", "other", "one")]
+    await kept(tmp_path / "t.jsonl", *((turn, 0) for turn in turns))
+    first, other, second = (trace.document for trace in read_traces(tmp_path / "t.jsonl"))
+    assert first == second != other
+    assert "one" not in first
 
 
 async def test_a_last_token_that_is_right_is_no_other(tmp_path: Path) -> None:

@@ -152,6 +152,17 @@ def test_traces_of_two_kinds_or_with_gaps_are_refused() -> None:
         as_arrays([])
 
 
+def test_lines_of_one_document_are_one_text() -> None:
+    made = traces(4)
+    made[2] = replace(made[2], document=made[0].document)
+    made[3] = replace(made[3], document=made[0].document, source="another")
+    texts = as_arrays(made)
+    assert texts.lengths.tolist() == [2 * _PLACES, _PLACES, _PLACES]
+    assert texts.sources == ("d", "d", "another")
+    tops = [place for n in (0, 2, 1, 3) for place in made[n].exits[3].top]
+    assert texts.signals[0, :, 0].tolist() == tops
+
+
 def test_parts_are_whole_documents_and_each_is_in_one() -> None:
     made = traces(11)
     texts = as_arrays(made)
