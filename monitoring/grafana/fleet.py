@@ -132,16 +132,21 @@ def _quality() -> list[PanelBuilder]:
     return [
         lines(
             "Tokens unlike the full model's",
-            Query(
-                f"max by (edge, bound) (tandem_disagreement{{{EDGE}}} or label_replace("
-                f'tandem_disagreement_target{{{EDGE}}} > 0, "bound", "target", "", ""))',
-                "{{edge}}: {{bound}}",
-            ),
+            Query(f"max by (edge, bound) (tandem_disagreement{{{EDGE}}})", "{{edge}}: {{bound}}"),
             unit="percentunit",
             description="The edge's estimate of the share of tokens that are not the full model's "
             "choice, over all requests that exits decide, those with a threshold or target of "
-            "their own included; the bounds that hold the true one in 95 of 100 cases; and the "
-            "target of requests that name none, if there is one.",
+            "their own included; and the bounds that hold the true one in 95 of 100 cases.",
+        ),
+        lines(
+            "The same by target",
+            Query(
+                f"max by (edge, target, bound) (tandem_target_disagreement{{{EDGE}}})",
+                "{{edge}}, {{target}}: {{bound}}",
+            ),
+            unit="percentunit",
+            description="The estimate over the requests that were served for one target, its "
+            "bounds, and the target itself: the lower bound should not lie above it.",
         ),
         lines(
             "Thresholds in force",

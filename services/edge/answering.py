@@ -162,10 +162,9 @@ class Answering:
         seed = parameters.seed
         if seed is None:
             seed = conversation.seed(ids) if conversation else secrets.randbits(63)
-        sampling = sampling_of(parameters, self.text.eos_ids)
-        sequence = Sequence(
-            ids, max_new_tokens=parameters.max_new_tokens, eos_ids=self.text.eos_ids
-        )
+        eos_ids = self.text.eos_ids
+        sampling = sampling_of(parameters, eos_ids)
+        sequence = Sequence(ids, max_new_tokens=parameters.max_new_tokens, eos_ids=eos_ids)
         opening = self._opening(rules, parameters, sequence, on_the_wire(sampling, seed), claim)
         if conversation is not None and opening is not None:
             opening = replace(opening, client=conversation.client)
@@ -210,7 +209,8 @@ class Answering:
         rules = Rules(
             mode=mode,
             policy=exits.policy(**wishes),
-            target=exits.wanted(**wishes) if conversation is None else None,
+            target=exits.wanted(**wishes),
+            unmoved=conversation is not None,
             on_cloud_loss=parameters.on_cloud_loss or default_on_cloud_loss(mode),
             most_held=MOST_HELD if parameters.repair else 0,
             chances=exits.chances,

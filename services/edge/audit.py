@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from services.edge.cloud_client import Traffic
@@ -46,10 +47,13 @@ class Observer(Protocol):
     def ended(self, request: Audited) -> None:
         """A request was taken into the estimate."""
 
+    def promised(self, target: float, estimate: Callable[[str], float]) -> None:
+        """There is an estimate of requests for a target now: its `value`, `low`, `high`."""
+
 
 @dataclass(slots=True)
 class Auditor:
-    """Keeps the estimate of an edge.
+    """Keeps the estimates of an edge: of all its requests, and of those for each target.
 
     Args:
         share: probability with which a request is chosen.
@@ -64,6 +68,7 @@ class Auditor:
     observer: Observer
     controllers: dict[tuple[Text, float], Controller] = field(default_factory=dict)
     estimate: Audit = field(default_factory=Audit)
+    promised: dict[float, Audit] = field(default_factory=dict)
     draw: Callable[[], float] = field(default_factory=lambda: random.SystemRandom().random)
     recorder: Recorder | None = None
     _busy: bool = False
@@ -77,18 +82,23 @@ class Auditor:
             return None
         if uplink.chain.opening.priority == "emergency":
             return None
-        auditing = Auditing(self, uplink, chosen=self.draw() < self.share, target=rules.target)
+        chosen = self.draw() < self.share
+        auditing = Auditing(self, uplink, chosen=chosen, target=rules.target, unmoved=rules.unmoved)
         kind = kind_of(uplink.chain.opening.sampling)
         if auditing.chosen and self.recorder is not None and kind is not None:
             auditing.recording = Recording(kind, uplink.route.key)
         uplink.closing = auditing.end
         return auditing
 
-    def take(self, request: Audited, target: float | None, text: Text | None) -> None:
-        """Take in a request that has ended."""
+    def take(self, request: Audited, target: float | None, held: Text | None) -> None:
+        """Take in a request that has ended: what target it was for, and, where thresholds move to
+        hold that, how its tokens were chosen.
+        """
         self.estimate.take(request)
-        if target is not None and text is not None:
-            self._controller(text, target).take(request, target)
+        if target is not None:
+            self._promised(target).take(request)
+            if held is not None:
+                self._controller(held, target).take(request, target)
         self.observer.ended(request)
 
     def level(self, text: Text, target: float) -> float:
@@ -99,10 +109,15 @@ class Auditor:
         # As many as a bundle has calibrated targets.
         return self.controllers.setdefault((text, target), Controller())
 
+    def _promised(self, target: float) -> Audit:
+        if target not in self.promised:
+            self.promised[target] = Audit()
+            self.observer.promised(target, partial(_bound, self.promised[target]))
+        return self.promised[target]
+
     def bound(self, name: str) -> float:
         """`value`, `low` or `high` of the estimate; not a number before there is one."""
-        estimate = self.estimate.estimate()
-        return math.nan if estimate is None else float(getattr(estimate, name))
+        return _bound(self.estimate, name)
 
     def may_judge(self, auditing: "Auditing") -> bool:
         """Whether there is room for one more judgement now."""
@@ -146,6 +161,7 @@ class Auditing:
     uplink: Uplink
     chosen: bool
     target: float | None
+    unmoved: bool = False
     tokens: int = 0
     judged: int = 0
     tail: int = 0
@@ -190,7 +206,7 @@ class Auditing:
         )
         sampling = self.uplink.chain.opening.sampling
         text = text_of(sampling.temperature, sampling.repetition_penalty)
-        self.auditor.take(request, self.target, text)
+        self.auditor.take(request, self.target, None if self.unmoved else text)
         # Texts whose tail needs no judgement are not recorded more often than the others.
         if wrong is not None and (self.tail or self.auditor.may_judge(self)):
             await self._record(request.wrong + wrong)
@@ -243,3 +259,8 @@ class Auditing:
             raise
         finally:
             uplink.observer.requested("audit", outcome, time.perf_counter() - began)
+
+
+def _bound(audit: Audit, name: str) -> float:
+    estimate = audit.estimate()
+    return math.nan if estimate is None else float(getattr(estimate, name))

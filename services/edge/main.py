@@ -22,6 +22,7 @@ from services.edge.exit_rules import RuleBook, exit_rules
 from services.edge.load import Load
 from services.edge.metrics import EdgeMetrics
 from services.edge.policy import Pacing
+from services.edge.quality import QualityMetrics
 from services.edge.recording import Recorder
 from services.edge.routes import RULES, Surface
 from services.edge.settings import Settings
@@ -64,7 +65,7 @@ def create_app(
     thread = _thread(engine, settings, metrics)
     cloud = connect(settings, cloud_transport)
     exits = _exit_rules(settings, model, manifest)
-    recorder = _recorder(settings, manifest, sorted(model.exits), metrics)
+    recorder = _recorder(settings, manifest, sorted(model.exits), metrics.quality)
     answering = Answering(
         text=TextCodec(settings.bundle),
         engine=engine,
@@ -77,7 +78,7 @@ def create_app(
         controller=_controller(settings, manifest),
         chances={kind: _chances(model, split, kind) for kind in ("greedy", "sampled")},
         exits=exits,
-        auditor=_auditor(settings, exits, lifecycle, metrics, recorder),
+        auditor=_auditor(settings, exits, lifecycle, metrics.quality, recorder),
     )
     tracer = _tracer(settings, metrics)
     link = cloud.side.link if cloud else None
@@ -182,28 +183,28 @@ def _auditor(
     settings: Settings,
     exits: RuleBook,
     lifecycle: Lifecycle,
-    metrics: EdgeMetrics,
+    quality: QualityMetrics,
     recorder: Recorder | None,
 ) -> Auditor:
     """What knows how often kept tokens are not the full model's. Where it looks, targets are held
     by what it sees.
     """
-    auditor = Auditor(settings.audit_share, lifecycle, metrics, recorder=recorder)
+    auditor = Auditor(settings.audit_share, lifecycle, quality, recorder=recorder)
     if settings.audit_share:
         exits.hold(auditor.level)
-    metrics.target.set(settings.max_disagreement or 0.0)
-    metrics.show_quality(auditor.bound, lambda: exits.in_force)
+    quality.target.set(settings.max_disagreement or 0.0)
+    quality.show(auditor.bound, lambda: exits.in_force)
     return auditor
 
 
 def _recorder(
-    settings: Settings, manifest: Manifest, exits: list[int], metrics: EdgeMetrics
+    settings: Settings, manifest: Manifest, exits: list[int], quality: QualityMetrics
 ) -> Recorder | None:
     if settings.exit_traces is None:
         return None
     limit = settings.exit_traces_bytes
     recorder = Recorder(
-        settings.exit_traces, limit, manifest.fingerprint, exits, metrics, manifest.exits_sha256
+        settings.exit_traces, limit, manifest.fingerprint, exits, quality, manifest.exits_sha256
     )
     recorder.open()
     return recorder

@@ -2,16 +2,15 @@
 names a session or a user.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Protocol, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.edge.policy import Mode
+from services.edge.quality import QualityMetrics
 from shared.decoding.sequence import FinishReason
 from shared.errors import TandemError
-from shared.exits.audit import Audited
 from shared.web.metrics import ServiceMetrics, expect
 
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.5, 1, 2.5, 5)
@@ -24,8 +23,6 @@ OUTCOMES = (
     "out_of_memory", "mismatch", "draining", "deadline", "fenced", "moved",
     "limited", "unauthorized", "forbidden",
 )  # fmt: skip
-AUDITS = ("judged", "dropped", "late", "failed")
-RECORDINGS = ("written", "full", "failed", "unclear")
 CODECS = ("fp32", "fp16", "int8", "ids")
 # Codes of `shared.errors` a request can end with, and its user leaving.
 FAILURES = (
@@ -48,7 +45,9 @@ class LinkState(Protocol):
 
 
 class EdgeMetrics(ServiceMetrics):
-    """The edge's metric objects on one registry; implements `uplink.Observer`."""
+    """The edge's metric objects on one registry, `quality` those of how good its texts are;
+    implements `uplink.Observer`.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry)
@@ -56,7 +55,7 @@ class EdgeMetrics(ServiceMetrics):
         self._times(registry)
         self._requests(registry)
         self._cloud(registry)
-        self._quality(registry)
+        self.quality = QualityMetrics(registry)
 
     def _tokens(self, registry: CollectorRegistry) -> None:
         self.tokens = Counter(
@@ -178,89 +177,6 @@ class EdgeMetrics(ServiceMetrics):
             "Estimated network delay to the cloud and back",
             registry=registry,
         )
-
-    def _quality(self, registry: CollectorRegistry) -> None:
-        self.judged = Counter(
-            "tandem_judged_tokens",
-            "Kept tokens the cloud judged before a token it was asked for",
-            registry=registry,
-        )
-        self.tail = Counter(
-            "tandem_tail_tokens",
-            "Kept tokens after the last one the cloud was asked for; all where it never was",
-            registry=registry,
-        )
-        self.audited_tokens = Counter(
-            "tandem_audited_tokens",
-            "Of the tokens of tails, those an audit had judged",
-            registry=registry,
-        )
-        self.audits = Counter(
-            "tandem_audits",
-            "Requests chosen for an audit that had a tail, by what came of it",
-            ["outcome"],
-            registry=registry,
-        )
-        self.audit_bytes = Counter(
-            "tandem_audit_bytes",
-            "Bytes of message bodies of audits, both ways; in no request's account",
-            registry=registry,
-        )
-        self.recordings = Counter(
-            "tandem_exit_traces",
-            "Texts an audit had judged to their end, by what became of their traces; none where no "
-            "file is named",
-            ["outcome"],
-            registry=registry,
-        )
-        expect(self.audits, AUDITS)
-        expect(self.recordings, RECORDINGS)
-        self.disagreement = Gauge(
-            "tandem_disagreement",
-            "Estimated share of tokens that are not the full model's choice (`collaborative`), and "
-            "the bounds of its 95 % interval",
-            ["bound"],
-            registry=registry,
-        )
-        self.target = Gauge(
-            "tandem_disagreement_target",
-            "Share of tokens that may differ, for requests that name none; 0: there is no target",
-            registry=registry,
-        )
-        self.threshold = Gauge(
-            "tandem_exit_threshold",
-            "Threshold in force at the exit before a layer, for greedy requests that name none",
-            ["exit"],
-            registry=registry,
-        )
-
-    def audited(self, outcome: str, count: int) -> None:
-        """See `audit.Observer`."""
-        self.audits.labels(outcome=outcome).inc()
-        self.audit_bytes.inc(count)
-
-    def recorded(self, outcome: str) -> None:
-        """See `recording.Observer`."""
-        self.recordings.labels(outcome=outcome).inc()
-
-    def ended(self, request: Audited) -> None:
-        """See `audit.Observer`."""
-        self.judged.inc(request.judged)
-        self.tail.inc(request.tail)
-        self.audited_tokens.inc(request.tail if request.tail_wrong is not None else 0)
-
-    def show_quality(
-        self, estimate: Callable[[str], float], thresholds: Callable[[], Mapping[int, float]]
-    ) -> None:
-        """Read the gauges of disagreement from `estimate` (`value`, `low`, `high`), and those of
-        the exits from the thresholds in force, by layer.
-        """
-        for bound in ("value", "low", "high"):
-            self.disagreement.labels(bound=bound).set_function(partial(estimate, bound))
-        for layer in thresholds():
-            self.threshold.labels(exit=str(layer)).set_function(
-                partial(lambda at: thresholds()[at], layer)
-            )
 
     def failed(self, error: TandemError) -> None:
         """A request was refused, or its answer broke off."""

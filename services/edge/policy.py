@@ -48,7 +48,8 @@ class Rules:
 
     Up to `most_held` kept tokens wait for the cloud's judgement before they are given out (0: none
     waits, and none is ever replaced). `target` is the share of tokens unlike the full model's the
-    policy was chosen for, if it was.
+    policy was chosen for, if it was; with `unmoved` by its calibration alone, whatever it takes to
+    hold that on the traffic there is.
     """
 
     mode: Mode
@@ -56,6 +57,7 @@ class Rules:
     on_cloud_loss: OnCloudLoss
     most_held: int = 0
     target: float | None = None
+    unmoved: bool = False
     chances: Mapping[int, Logistic] = field(default_factory=dict)
 
     def chance(self, layer: int, signals: Signals) -> float | None:

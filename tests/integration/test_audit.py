@@ -226,4 +226,8 @@ async def test_a_target_that_is_missed_is_asked_for_with_higher_thresholds(tmp_p
     assert 0.6 < thresholds[1] < now[f"tandem_exit_threshold {SPLIT}"] < 1
     assert now["tandem_disagreement value"] > 0.02
     assert now["tandem_disagreement_target"] == 0.02
+    for bound in ("value", "low", "high"):
+        promised = now[f"tandem_target_disagreement {bound} 0.02"]
+        assert promised == now[f"tandem_disagreement {bound}"]
+    assert now["tandem_target_disagreement target 0.02"] == 0.02
     assert made

@@ -151,6 +151,9 @@ def _load(cloud: Service, other: Service, edges: list[Service], redis: RedisServ
     for _ in range(2):  # the second begins as the first did
         twice = {"inputs": long, "parameters": {"mode": "split", "max_new_tokens": 2}}
         assert httpx.post(f"{edges[0].url}/generate", json=twice).status_code == 200
+    held = {"mode": "collaborative", "max_disagreement": 0.05}
+    promised = httpx.post(f"{edges[0].url}/generate", json={"inputs": long, "parameters": held})
+    assert promised.status_code == 200
     refused = {"inputs": "Once", "parameters": {"max_new_tokens": 100_000}}
     assert httpx.post(f"{edges[0].url}/generate", json=refused).status_code == 422
     # More sessions than the cloud has room for: those it put out it takes up from the store.

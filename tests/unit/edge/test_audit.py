@@ -1,108 +1,18 @@
 """Which requests an audit looks at, what becomes of what it learns, and when it gives way."""
 
 import asyncio
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from services.edge.audit import MOST_QUEUED, Auditing, Auditor
-from services.edge.policy import Rules
 from services.edge.recording import Recorder, Recording
-from services.edge.spent import Spent
 from shared.errors import CloudLost
 from shared.exits.audit import Audited
-from shared.exits.policies import build
-from shared.protocol.messages import Disagreement, Pressure, Report, Sampling
+from shared.protocol.messages import Disagreement
 from shared.runtime.lifecycle import Lifecycle
-
-POLICY = build("single", {"threshold": 0.5})
-TEXT = [(1, "exit:3"), (2, "cloud"), (3, "exit:3"), (4, "exit:6")]
-
-
-@dataclass
-class Told:
-    """What the auditor tells its observer."""
-
-    outcomes: list[str] = field(default_factory=list)
-    requests: list[Audited] = field(default_factory=list)
-
-    def audited(self, outcome: str, count: int) -> None:
-        assert count >= 0
-        self.outcomes.append(outcome)
-
-    def ended(self, request: Audited) -> None:
-        self.requests.append(request)
-
-
-def told_by(
-    judged: int,
-    disagreed: int,
-    queued: int = 0,
-    need_from: int | None = None,
-    disagreements: tuple[Disagreement, ...] = (),
-) -> Report:
-    return Report(
-        session="s",
-        revision=0,
-        sequence=1,
-        through=5,
-        digest=bytes(8),
-        judged=judged,
-        disagreed=disagreed,
-        disagreements=disagreements,
-        need_from=need_from,
-        pressure=Pressure(queued=queued, allowed_nodes=0),
-    )
-
-
-class Cloud:
-    """Answers blocks with these reports, or fails; `choices` is what it puts at the last place."""
-
-    def __init__(self, *answers: Report | Exception, choices: tuple[int, ...] = (4,)) -> None:
-        self.answers, self.choices, self.unsent = list(answers), choices, list[int]()
-        self.go_on = asyncio.Event()
-        self.go_on.set()
-
-    async def post(self, blocks: Any, traffic: Any, at: Any, *, seconds: float) -> Report:
-        assert seconds > 0
-        await self.go_on.wait()
-        traffic.bytes_up += 10
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-def uplink_of(cloud: Cloud, *, usable: bool = True, queued: int = 0) -> Any:
-    """An uplink whose cloud has judged one token of TEXT by the way, and found it wrong."""
-    spent = Spent()
-    spent.take(told_by(judged=1, disagreed=1, queued=queued))
-
-    async def here() -> None:
-        return None
-
-    opening = SimpleNamespace(priority="normal", sampling=Sampling())
-    return SimpleNamespace(
-        chain=SimpleNamespace(
-            opening=opening,
-            cut=lambda want, count: (want, count),
-            hear=lambda report: None,
-            unsend=cloud.unsent.append,
-            next_tokens=lambda report: cloud.choices,
-        ),
-        client=cloud,
-        link=SimpleNamespace(usable=usable),
-        observer=SimpleNamespace(requested=lambda *_: None),
-        route=SimpleNamespace(here=here, better_elsewhere=False, key="k"),
-        spent=spent,
-        closing=None,
-    )
-
-
-def rules(mode: Any = "collaborative", **given: Any) -> Rules:
-    return Rules(mode=mode, policy=POLICY, on_cloud_loss="degrade", **given)
+from tests.unit.edge.audited import TEXT, Cloud, Told, rules, told_by, uplink_of
 
 
 def watched(
@@ -279,3 +189,30 @@ async def test_only_requests_for_a_target_move_it() -> None:
     assert auditor.level("sampled", 0.02) < 0.02
     assert auditor.level("greedy", 0.02) == held
     assert auditor.bound("value") == pytest.approx(0.9)
+
+
+async def test_each_target_is_judged_by_its_own_requests() -> None:
+    told = Told()
+    auditor = Auditor(0.02, Lifecycle(), told, draw=lambda: 0.5)
+    wrong, right = (Audited(tokens=10, judged=9, wrong=n, tail=0) for n in (9, 0))
+    auditor.take(wrong, None, "greedy")
+    assert told.estimates == {}
+    auditor.take(right, 0.02, "greedy")
+    auditor.take(wrong, 0.05, None)  # its thresholds do not move, what was promised is the same
+    assert told.estimates[0.02]("value") == 0
+    assert told.estimates[0.05]("value") == pytest.approx(0.9)
+    assert auditor.bound("value") == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("unmoved", [True, False])
+async def test_thresholds_that_do_not_move_learn_nothing(*, unmoved: bool) -> None:
+    told = Told()
+    auditor = Auditor(0.02, Lifecycle(grace_seconds=9), told, draw=lambda: 0.5)
+    for _ in range(20):
+        auditing = auditor.watch(uplink_of(Cloud()), rules(target=0.02, unmoved=unmoved))
+        assert auditing is not None
+        for token, source in TEXT[:2]:
+            auditing.add(token, source)
+        await auditing.end()
+    assert told.estimates[0.02]("value") == pytest.approx(0.5)
+    assert (auditor.level("greedy", 0.02) < 0.02) is not unmoved
