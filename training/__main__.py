@@ -195,11 +195,23 @@ def _show(folder: Path, agreement: Agreement, cut: tuple[int, int] | None) -> No
 
 
 @app.command(name="evaluate")
-def evaluate_(folder: Checkpoint, held_out: HeldOut, *, device: Device = "cpu") -> None:
+def evaluate_(
+    folder: Checkpoint,
+    held_out: HeldOut,
+    *,
+    before: Annotated[
+        Path | None, typer.Option(help="Checkpoint that training began with, to compare with.")
+    ] = None,
+    device: Device = "cpu",
+) -> None:
     """Measure a tuned checkpoint on held-out text and write its card."""
-    with console.status("reading") as status:
+    with _told(), console.status("reading") as status:
         scores = evaluate(
-            folder, held_out, device=device, progress=lambda name: status.update(f"reading {name}")
+            folder,
+            held_out,
+            before=before,
+            device=device,
+            progress=lambda name: status.update(f"reading {name}"),
         )
     for name, score in scores.items():
         figures = "  ".join(f"{layer}: {value:.1f}" for layer, value in score.perplexity.items())

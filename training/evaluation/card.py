@@ -38,7 +38,8 @@ def write_card(folder: Path) -> Path:
         **_run_fields(training),
         **_exit_fields(calibration),
         "drafters": _drafters(folder),
-        "figures": _figures(evaluation["texts"]),
+        "figures": _figures(evaluation["texts"], evaluation.get("before", {}).get("texts", {})),
+        "compared": _compared(evaluation),
         "samples": _samples(evaluation["samples"]),
         "sources": _sources(training["config"]["mixture"]),
         "held_out": _table(
@@ -152,13 +153,14 @@ def _drafters(folder: Path) -> str:
     )
 
 
-def _figures(texts: Mapping[str, Any]) -> str:
+def _figures(texts: Mapping[str, Any], before: Mapping[str, Any]) -> str:
     *exits, end = next(iter(texts.values()))["perplexity"]
     head = [
         "text",
         "tokens",
         *(f"perplexity, exit {layer}" for layer in exits),
         "perplexity, end",
+        *(["before"] if before else []),
         "bits per byte, end",
         *(f"agreement, exit {layer}" for layer in exits),
     ]
@@ -167,12 +169,20 @@ def _figures(texts: Mapping[str, Any]) -> str:
             name,
             f"{score['tokens']:,}",
             *(f"{score['perplexity'][layer]:.1f}" for layer in (*exits, end)),
+            *([f"{before[name]['perplexity'][end]:.1f}"] if before else []),
             f"{score['bits_per_byte']:.2f}",
             *(_percent(score["agreement"][layer]) for layer in exits),
         ]
         for name, score in texts.items()
     ]
     return _table(head, rows)
+
+
+def _compared(evaluation: Mapping[str, Any]) -> str:
+    if "before" not in evaluation:
+        return ""
+    fingerprint = evaluation["before"]["model_fingerprint"]
+    return f" *Before*: by the weights of fingerprint `{fingerprint[:12]}`."
 
 
 def _samples(samples: Sequence[Mapping[str, str]]) -> str:

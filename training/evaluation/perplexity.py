@@ -7,12 +7,13 @@ measured where the thresholds are tuned.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from training.calibration.thresholds import Kept, apply_thresholds
-from training.evaluation.reading import Reader, Reading, join
+from training.evaluation.reading import Reader, Reading, identity, join
 from training.evaluation.samples import write_samples
 from training.text.documents import Document, read_documents
 
@@ -40,21 +41,44 @@ def evaluate(
     folder: Path,
     held_out: Path,
     *,
+    before: Path | None = None,
     tokens: int = 20_000,
     device: str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Score]:
     """Score every file of `held_out` and write the figures to `evaluation.json` in `folder`, with
-    samples of what the model writes.
+    samples of what the model writes, and with the scores of the checkpoint `before` it.
 
     Of each file about the first `tokens` tokens are read, in windows of 1,024; where rows are
     prompts with references, only the references are scored. Raises FileNotFoundError when
-    `held_out` has no files, BadModel when `folder` has no exits.
+    `held_out` has no files, BadModel when a folder has no exits, ValueError where `before` reads
+    text as other tokens.
     """
     paths = sorted(held_out.glob("*.jsonl.xz"))
     if not paths:
         raise FileNotFoundError(f"{held_out} holds no .jsonl.xz file")
     reader = Reader(folder, device=device)
+    earlier = None if before is None else Reader(before, device=device)
+    if earlier is not None and earlier.tokenizer.get_vocab() != reader.tokenizer.get_vocab():
+        raise ValueError(f"{before} reads text as other tokens: perplexities do not compare")
+    content: dict[str, Any] = {"format": 1}
+    if earlier is not None:
+        content["before"] = {"model_fingerprint": identity(earlier.folder)}
+        found = _scores(earlier, paths, tokens, progress)
+        content["before"]["texts"] = {name: asdict(score) for name, score in found.items()}
+    scores = _scores(reader, paths, tokens, progress)
+    content["texts"] = {name: asdict(score) for name, score in scores.items()}
+    content["samples"] = [asdict(sample) for sample in write_samples(reader)]
+    (folder / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n")
+    return scores
+
+
+def _scores(
+    reader: Reader,
+    paths: Sequence[Path],
+    tokens: int,
+    progress: Callable[[str], None] | None,
+) -> dict[str, Score]:
     scores = {}
     for path in paths:
         name = path.name.split(".")[0]
@@ -64,12 +88,6 @@ def evaluate(
         if passages is None:
             raise FileNotFoundError(f"{path} holds neither text nor references that fit")
         scores[name] = score(reader, passages)
-    content = {
-        "format": 1,
-        "texts": {name: asdict(score) for name, score in scores.items()},
-        "samples": [asdict(sample) for sample in write_samples(reader)],
-    }
-    (folder / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n")
     return scores
 
 

@@ -179,6 +179,13 @@ def test_evaluation_scores_text_and_references(trained: Path, held_out: Path) ->
     assert scores["stories"].perplexity[4] < 300
 
 
+def test_perplexities_of_other_tokens_do_not_compare(
+    trained: Path, folder: Path, held_out: Path
+) -> None:
+    with pytest.raises(ValueError, match="other tokens"):
+        evaluate(trained, held_out, before=folder)
+
+
 def test_the_card_says_what_was_measured(trained: Path, held_out: Path) -> None:
     scores = evaluate(trained, held_out)
     found = tune_thresholds(trained, held_out, tokens=16)

@@ -23,6 +23,7 @@ from training.backbone.start import Start
 from training.config import ModelSize, Stage, TrainingConfig
 from training.evaluation.card import write_card
 from training.evaluation.perplexity import evaluate
+from training.evaluation.reading import identity
 from training.evaluation.tuning import tune_thresholds
 from training.text.corpus import Corpus
 from training.text.tokenizer import load_tokenizer
@@ -93,9 +94,15 @@ def test_what_a_run_began_with_is_written_down(
     assert (second["budget"], second["processes"]) == ({"tokens": BUDGET.tokens}, 1)
     assert losses[0][4] < 4 < np.log(300)  # not as much as weights at random lose
     assert (folder / "tokenizer.json").read_bytes() == (trained / "tokenizer.json").read_bytes()
-    evaluate(folder, held_out)
     tune_thresholds(folder, held_out, tokens=16)
+    evaluate(folder, held_out)
+    assert "before |" not in write_card(folder).read_text()
+    earlier, scores = evaluate(trained, held_out), evaluate(folder, held_out, before=trained)
     card = write_card(folder).read_text()
+    then, now = (f"{found['stories'].perplexity[4]:.1f}" for found in (earlier, scores))
+    assert then != now
+    assert f"| {now} | {then} |" in card
+    assert f"by the weights of fingerprint `{identity(trained)[:12]}`" in card
     assert f"--start START --tokens {BUDGET.tokens} --seed 7" in card
     assert f"the second of fingerprint `{third['started_from']['model_fingerprint'][:12]}`" in card
 
