@@ -85,10 +85,12 @@ def test_a_request_of_before_a_hand_over_is_fenced(
 ) -> None:
     """It comes to where the session has gone on meanwhile."""
     stack = stack_of(PLANS[plan])
-    late = Do(Point.FIRST, Copy(When.LATE, another=True, tokens=6), Moment.REQUEST)
+    late = Do(Point.FIRST, Copy(When.LATE, another=True, tokens=10), Moment.REQUEST)
     ways = ["verified states", "split"] if plan == "memory" else ["collaborative"]
     for way in size.pick(short=ways, long=["collaborative", "verified states", "split"]):
-        run(Scenario(wish(way), [late, Kill(Point.FIRST)]), stack)
+        # Where exits decide, tokens are heard of before one is asked for.
+        kill = Kill(Point.FIRST, Moment.REQUEST if way == "collaborative" else Moment.DECIDED)
+        run(Scenario(wish(way), [late, kill]), stack)
         refused = refusal(answered(stack.proxy))
         assert refused is not None
         assert (refused.code, refused.revision) == ("fenced", 1)
