@@ -160,8 +160,8 @@ def recalibrate(
     with _told():
         texts = usable(read_traces(recorded))
         console.print(
-            f"{len(texts.traces)} texts; left out: {texts.partial} in which an exit was not asked "
-            f"everywhere, {texts.repeated} repeated"
+            f"{len(texts.traces)} texts of {texts.documents} conversations; left out: "
+            f"{texts.partial} in which an exit was not asked everywhere, {texts.repeated} repeated"
         )
         if not texts.traces:
             raise ValueError(f"{recorded} has no text in which every exit was asked everywhere")

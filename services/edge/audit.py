@@ -47,13 +47,17 @@ class Observer(Protocol):
     def ended(self, request: Audited) -> None:
         """A request was taken into the estimate."""
 
-    def promised(self, target: float, estimate: Callable[[str], float]) -> None:
-        """There is an estimate of requests for a target now: its `value`, `low`, `high`."""
+    def promised(self, text: Text, target: float, estimate: Callable[[str], float]) -> None:
+        """There is an estimate of a target's requests now: its `value`, `low`, `high`."""
+
+    def served(self, text: Text, target: float, tokens: int) -> None:
+        """So many tokens were served for a target."""
 
 
 @dataclass(slots=True)
 class Auditor:
-    """Keeps the estimates of an edge: of all its requests, and of those for each target.
+    """Keeps the estimates of an edge: of all its requests, and of those for each target and
+    way of choosing tokens.
 
     Args:
         share: probability with which a request is chosen.
@@ -68,7 +72,7 @@ class Auditor:
     observer: Observer
     controllers: dict[tuple[Text, float], Controller] = field(default_factory=dict)
     estimate: Audit = field(default_factory=Audit)
-    promised: dict[float, Audit] = field(default_factory=dict)
+    promised: dict[tuple[Text, float], Audit] = field(default_factory=dict)
     draw: Callable[[], float] = field(default_factory=lambda: random.SystemRandom().random)
     recorder: Recorder | None = None
     _busy: bool = False
@@ -90,15 +94,18 @@ class Auditor:
         uplink.closing = auditing.end
         return auditing
 
-    def take(self, request: Audited, target: float | None, held: Text | None) -> None:
-        """Take in a request that has ended: what target it was for, and, where thresholds move to
-        hold that, how its tokens were chosen.
+    def take(
+        self, request: Audited, target: float | None, text: Text | None, *, unmoved: bool = False
+    ) -> None:
+        """Take in a request that has ended: what target it was for, how its tokens were chosen, and
+        whether its thresholds stood still.
         """
         self.estimate.take(request)
-        if target is not None:
-            self._promised(target).take(request)
-            if held is not None:
-                self._controller(held, target).take(request, target)
+        if target is not None and text is not None:
+            self._promised(text, target).take(request)
+            self.observer.served(text, target, request.tokens)
+            if not unmoved:
+                self._controller(text, target).take(request, target)
         self.observer.ended(request)
 
     def level(self, text: Text, target: float) -> float:
@@ -109,11 +116,11 @@ class Auditor:
         # As many as a bundle has calibrated targets.
         return self.controllers.setdefault((text, target), Controller())
 
-    def _promised(self, target: float) -> Audit:
-        if target not in self.promised:
-            self.promised[target] = Audit()
-            self.observer.promised(target, partial(_bound, self.promised[target]))
-        return self.promised[target]
+    def _promised(self, text: Text, target: float) -> Audit:
+        if (text, target) not in self.promised:
+            audit = self.promised[text, target] = Audit()
+            self.observer.promised(text, target, partial(_bound, audit))
+        return self.promised[text, target]
 
     def bound(self, name: str) -> float:
         """`value`, `low` or `high` of the estimate; not a number before there is one."""
@@ -206,7 +213,7 @@ class Auditing:
         )
         sampling = self.uplink.chain.opening.sampling
         text = text_of(sampling.temperature, sampling.repetition_penalty)
-        self.auditor.take(request, self.target, None if self.unmoved else text)
+        self.auditor.take(request, self.target, text, unmoved=self.unmoved)
         # Texts whose tail needs no judgement are not recorded more often than the others.
         if wrong is not None and (self.tail or self.auditor.may_judge(self)):
             await self._record(request.wrong + wrong)

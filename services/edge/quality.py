@@ -6,6 +6,7 @@ from functools import partial
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from shared.exits.audit import Audited
+from shared.exits.calibration import Text
 from shared.web.metrics import expect
 
 AUDITS = ("judged", "dropped", "late", "failed")
@@ -31,9 +32,15 @@ class QualityMetrics:
         )
         self.promised_disagreement = Gauge(
             "tandem_target_disagreement",
-            "The same of the requests served for one calibrated target, from the first one on; "
-            "bound `target` is the target",
-            ["target", "bound"],
+            "Estimated share of tokens that are not the full model's choice, of the requests for "
+            "one calibrated target (greedy, or sampled), from the first on; bound `target` is it",
+            ["text", "target", "bound"],
+            registry=registry,
+        )
+        self.promised_tokens = Counter(
+            "tandem_target_tokens",
+            "Tokens of the requests for one calibrated target, greedy or sampled",
+            ["text", "target"],
             registry=registry,
         )
         self.threshold = Gauge(
@@ -95,10 +102,15 @@ class QualityMetrics:
         self.tail.inc(request.tail)
         self.audited_tokens.inc(request.tail if request.tail_wrong is not None else 0)
 
-    def promised(self, target: float, estimate: Callable[[str], float]) -> None:
+    def promised(self, text: Text, target: float, estimate: Callable[[str], float]) -> None:
         """See `audit.Observer`."""
-        self._read(self.promised_disagreement, estimate, target=f"{target:g}")
-        self.promised_disagreement.labels(target=f"{target:g}", bound="target").set(target)
+        labels = {"text": text, "target": str(target)}
+        self._read(self.promised_disagreement, estimate, **labels)
+        self.promised_disagreement.labels(**labels, bound="target").set(target)
+
+    def served(self, text: Text, target: float, tokens: int) -> None:
+        """See `audit.Observer`."""
+        self.promised_tokens.labels(text=text, target=str(target)).inc(tokens)
 
     def show(
         self, estimate: Callable[[str], float], thresholds: Callable[[], Mapping[int, float]]

@@ -64,6 +64,14 @@ async def counted(edge: httpx.AsyncClient) -> float:
     return now["tandem_judged_tokens_total"] + now["tandem_tail_tokens_total"] + asked
 
 
+async def written(edge: httpx.AsyncClient, traces: int) -> None:
+    """Wait until so many traces were written."""
+    deadline = time.monotonic() + PATIENCE
+    while (await seen(edge))["tandem_exit_traces_total written"] < traces:
+        assert time.monotonic() < deadline, "a trace was not written"
+        await asyncio.sleep(0.01)
+
+
 def chosen(wish: Wish, answer: Answer) -> list[int]:
     """What the full model would choose on the text before each token."""
     prompt, ids = text().encode(wish.prompt), ids_of(answer)
@@ -105,10 +113,7 @@ async def test_recorded_traces_say_what_the_full_model_chooses(
     asked, file = wishes(3, threshold=0.5, **given), tmp_path / "traces.jsonl"
     async with pair(audit_share=1.0, exit_traces=file) as services:
         made = await answered(services.edge, asked)
-        deadline = time.monotonic() + PATIENCE
-        while (await seen(services.edge))["tandem_exit_traces_total written"] < len(asked):
-            assert time.monotonic() < deadline, "a trace was not written"
-            await asyncio.sleep(0.01)
+        await written(services.edge, len(asked))
     for wish, answer, trace in zip(asked, made, read_traces(file), strict=True):
         assert trace.kind == ("sampled" if given else "greedy")
         assert trace.exits_sha256 == Manifest.read(bundles().edge).exits_sha256 is not None
@@ -227,7 +232,22 @@ async def test_a_target_that_is_missed_is_asked_for_with_higher_thresholds(tmp_p
     assert now["tandem_disagreement value"] > 0.02
     assert now["tandem_disagreement_target"] == 0.02
     for bound in ("value", "low", "high"):
-        promised = now[f"tandem_target_disagreement {bound} 0.02"]
+        promised = now[f"tandem_target_disagreement {bound} 0.02 greedy"]
         assert promised == now[f"tandem_disagreement {bound}"]
-    assert now["tandem_target_disagreement target 0.02"] == 0.02
+    assert now["tandem_target_disagreement target 0.02 greedy"] == 0.02
     assert made
+
+
+async def test_turns_of_a_conversation_go_by_the_calibration_and_count_for_its_target(
+    tmp_path: Path,
+) -> None:
+    given = {"bundle": promising(tmp_path), "exit_traces": tmp_path / "traces.jsonl"}
+    async with pair(**given, audit_share=1.0, max_disagreement=0.02) as services:
+        services.edge.headers["x-session-id"] = "talk"
+        made = await answered(services.edge, asked := wishes(4))
+        await written(services.edge, len(asked))
+        now = await seen(services.edge)
+    assert now["tandem_target_disagreement value 0.02 greedy"] > 0.02
+    assert now["tandem_target_tokens_total 0.02 greedy"] == sum(map(len, map(ids_of, made)))
+    assert now[f"tandem_exit_threshold {SPLIT}"] == pytest.approx(0.6)
+    assert len({trace.document for trace in read_traces(tmp_path / "traces.jsonl")}) == 1

@@ -18,29 +18,42 @@ from training.evaluation.tracing import Cut, drafters_beside
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Texts that count, and how many do not: `partial` ones, in which an exit was not asked
-    somewhere, and `repeated` ones.
+    """Texts that count, of how many documents, and how many do not: `partial` ones, in which an
+    exit was not asked somewhere, and `repeated` ones.
     """
 
     traces: Sequence[Trace]
+    documents: int
     partial: int
     repeated: int
 
 
 def usable(traces: Iterable[Trace]) -> Recorded:
-    """The texts that say what every exit said everywhere, each once."""
-    chosen: dict[tuple[object, ...], Trace] = {}
+    """The texts that say what every exit said everywhere, each once in its document, and each
+    document once.
+    """
+    documents: dict[tuple[str, str], dict[object, Trace]] = {}
     partial = repeated = 0
     for trace in traces:
-        said = tuple((layer, exit_.token) for layer, exit_ in trace.exits.items())
-        what = (trace.kind, trace.whole, said)
         if not trace.complete:
             partial += 1
-        elif what in chosen:
-            repeated += 1
+            continue
+        lines = documents.setdefault((trace.source, trace.document), {})
+        repeated += _said(trace) in lines
+        lines.setdefault(_said(trace), trace)
+    chosen: dict[frozenset[object], list[Trace]] = {}
+    for lines in documents.values():
+        if frozenset(lines) in chosen:
+            repeated += len(lines)
         else:
-            chosen[what] = trace
-    return Recorded(tuple(chosen.values()), partial, repeated)
+            chosen[frozenset(lines)] = list(lines.values())
+    kept = tuple(trace for found in chosen.values() for trace in found)
+    return Recorded(kept, len(chosen), partial, repeated)
+
+
+def _said(trace: Trace) -> object:
+    said = tuple((layer, exit_.token) for layer, exit_ in trace.exits.items())
+    return trace.kind, trace.whole, said
 
 
 def cut_of(folder: Path, traces: Sequence[Trace]) -> Cut | None:

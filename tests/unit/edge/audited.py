@@ -21,8 +21,9 @@ class Told:
     """What the auditor tells its observer."""
 
     outcomes: list[str] = field(default_factory=list)
+    served_tokens: int = 0
     requests: list[Audited] = field(default_factory=list)
-    estimates: dict[float, Callable[[str], float]] = field(default_factory=dict)
+    estimates: dict[tuple[str, float], Callable[[str], float]] = field(default_factory=dict)
 
     def audited(self, outcome: str, count: int) -> None:
         assert count >= 0
@@ -31,8 +32,12 @@ class Told:
     def ended(self, request: Audited) -> None:
         self.requests.append(request)
 
-    def promised(self, target: float, estimate: Callable[[str], float]) -> None:
-        self.estimates[target] = estimate
+    def promised(self, text: str, target: float, estimate: Callable[[str], float]) -> None:
+        self.estimates[text, target] = estimate
+
+    def served(self, text: str, target: float, tokens: int) -> None:
+        assert (text, target) in self.estimates
+        self.served_tokens += tokens
 
 
 def told_by(

@@ -179,6 +179,7 @@ async def test_only_requests_for_a_target_move_it() -> None:
     wrong = Audited(tokens=10, judged=9, wrong=9, tail=0)
     auditor.take(wrong, None, "greedy")
     auditor.take(wrong, 0.02, None)
+    auditor.take(wrong, 0.02, "greedy", unmoved=True)
     assert auditor.level("greedy", 0.02) == 0.02
     auditor.take(wrong, 0.02, "greedy")
     assert auditor.level("greedy", 0.02) < 0.02
@@ -198,10 +199,13 @@ async def test_each_target_is_judged_by_its_own_requests() -> None:
     auditor.take(wrong, None, "greedy")
     assert told.estimates == {}
     auditor.take(right, 0.02, "greedy")
-    auditor.take(wrong, 0.05, None)  # its thresholds do not move, what was promised is the same
-    assert told.estimates[0.02]("value") == 0
-    assert told.estimates[0.05]("value") == pytest.approx(0.9)
-    assert auditor.bound("value") == pytest.approx(0.6)
+    auditor.take(wrong, 0.02, "sampled")
+    auditor.take(wrong, 0.05, "greedy", unmoved=True)  # what was promised is the same
+    assert told.estimates["greedy", 0.02]("value") == 0
+    assert told.estimates["sampled", 0.02]("value") == pytest.approx(0.9)
+    assert told.estimates["greedy", 0.05]("value") == pytest.approx(0.9)
+    assert auditor.bound("value") == pytest.approx(0.675, rel=1e-3)
+    assert told.served_tokens == 30
 
 
 @pytest.mark.parametrize("unmoved", [True, False])
@@ -214,5 +218,5 @@ async def test_thresholds_that_do_not_move_learn_nothing(*, unmoved: bool) -> No
         for token, source in TEXT[:2]:
             auditing.add(token, source)
         await auditing.end()
-    assert told.estimates[0.02]("value") == pytest.approx(0.5)
+    assert told.estimates["greedy", 0.02]("value") == pytest.approx(0.5)
     assert (auditor.level("greedy", 0.02) < 0.02) is not unmoved

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,18 @@ async def test_texts_add_up_and_have_names_of_their_own(tmp_path: Path) -> None:
     assert len({trace.document for trace in traces}) == 2
 
 
-async def test_turns_of_a_conversation_are_parts_of_one_document(tmp_path: Path) -> None:
+async def test_turns_of_a_conversation_are_parts_of_one_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     turns = [replace(recording(), document=name) for name in ("one", "other", "one")]
     await kept(tmp_path / "t.jsonl", *((turn, 0) for turn in turns))
     first, other, second = (trace.document for trace in read_traces(tmp_path / "t.jsonl"))
     assert first == second != other
-    assert "one" not in first
+    assert first != blake2b(b"one", digest_size=8).hexdigest()
+    monkeypatch.setattr("services.edge.recording._SALT", b"of another run")
+    await kept(tmp_path / "again.jsonl", (turns[0], 0))
+    (again,) = read_traces(tmp_path / "again.jsonl")
+    assert again.document != first
 
 
 async def test_a_last_token_that_is_right_is_no_other(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from shared.model.exits import drafter_files, exits_sha256
 from training.__main__ import calibrate, recalibrate
 from training.evaluation import tracing
 from training.evaluation.reading import Reader, identity
+from training.evaluation.recorded import usable
 from training.evaluation.tracing import trace_checkpoint
 from training.evaluation.tuning import held_out_prompts, independent
 from training.evaluation.writing import DRAWN
@@ -161,8 +162,18 @@ def test_texts_that_say_too_little_or_nothing_new_do_not_count(
     write_traces(recorded, [*partial, *full, *again])
     recalibrate(trained, recorded)
     assert read_agreement(trained / file_of()) == apart
-    assert "8 texts; left out: 2 in which" in (told := capsys.readouterr().out)
-    assert "3 repeated" in " ".join(told.split())
+    told = " ".join(capsys.readouterr().out.split())
+    assert "8 texts of 8 conversations; left out: 2 in which" in told
+    assert "3 repeated" in told
+
+
+def test_a_conversation_keeps_turns_that_others_have_too() -> None:
+    easy, one, other = traces(3, "ab", "greedy", spoke="cd")
+    talks = {"a": [easy, one], "b": [easy, other, easy], "again": [easy, one]}
+    lines = [replace(turn, document=name) for name, turns in talks.items() for turn in turns]
+    found = usable(lines)
+    assert [trace.document for trace in found.traces] == ["a", "a", "b", "b"]
+    assert (found.documents, found.partial, found.repeated) == (2, 0, 3)
 
 
 @pytest.mark.parametrize(
