@@ -45,10 +45,7 @@ class Path:
         one along the levels themselves, down to thresholds of 1.
         """
         first, last = self.points[0], self.points[-1]
-        for point in self.points:
-            if level == point.level:  # to the last bit, as they were certified
-                return point.thresholds
-        if level <= first.level:
+        if level < first.level:
             part = max(0.0, level) / first.level
             return _between(Point(0.0, dict.fromkeys(first.thresholds, 1.0)), first, part)
         if level >= 1:

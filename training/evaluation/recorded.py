@@ -18,14 +18,18 @@ from training.evaluation.tracing import Cut, drafters_beside
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Texts that count, of how many documents, and how many do not: `partial` ones, in which an
-    exit was not asked somewhere, and `repeated` ones.
+    """Texts that count, and how many do not: `partial` ones, in which an exit was not asked
+    somewhere, and `repeated` ones.
     """
 
     traces: Sequence[Trace]
-    documents: int
     partial: int
     repeated: int
+
+    @property
+    def documents(self) -> int:
+        """Of how many documents the texts are parts."""
+        return len({(trace.source, trace.document) for trace in self.traces})
 
 
 def usable(traces: Iterable[Trace]) -> Recorded:
@@ -48,7 +52,7 @@ def usable(traces: Iterable[Trace]) -> Recorded:
         else:
             chosen[frozenset(lines)] = list(lines.values())
     kept = tuple(trace for found in chosen.values() for trace in found)
-    return Recorded(kept, len(chosen), partial, repeated)
+    return Recorded(kept, partial, repeated)
 
 
 def _said(trace: Trace) -> object:

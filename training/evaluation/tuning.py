@@ -9,6 +9,7 @@ arrays is `training.calibration.thresholds`' business.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 from shared.model.exits import GapTable
@@ -149,17 +150,13 @@ def _answers(
     reader: Reader, sources: Prompts, tokens: int, progress: Progress
 ) -> dict[str, list[list[int]]]:
     """By source, each prompt's greedy continuation."""
-    answers: dict[str, list[list[int]]] = {}
-    total, done = sum(map(len, sources.values())), 0
-    for source, texts in sources.items():
-        before = done
-        answers[source] = reader.continuations(
-            texts,
-            tokens,
-            progress=lambda more, before=before: progress("greedy answers", before + more, total),  # type: ignore[misc]
+    prompts = [prompt for texts in sources.values() for prompt in texts]
+    written = iter(
+        reader.continuations(
+            prompts, tokens, progress=lambda done: progress("greedy answers", done, len(prompts))
         )
-        done += len(texts)
-    return answers
+    )
+    return {source: list(islice(written, len(texts))) for source, texts in sources.items()}
 
 
 def _read_continuations(

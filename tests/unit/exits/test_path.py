@@ -20,6 +20,11 @@ def test_what_was_calibrated_is_in_force_at_its_level() -> None:
         assert PATH.at(point.level) == pytest.approx(point.thresholds)
 
 
+def test_what_was_certified_is_in_force_to_the_last_bit() -> None:
+    points = [Point(0.01, {3: 0.1296}), Point(0.03, {3: 0.1111}), Point(0.1, {3: 0.0703})]
+    assert [Path(points).at(point.level) for point in points] == [p.thresholds for p in points]
+
+
 def test_the_path_ends_with_nothing_and_everything() -> None:
     assert PATH.at(0.0) == {3: 1.0, 6: 1.0}
     assert PATH.at(1.0) == {3: 0.0, 6: 0.0}
