@@ -61,7 +61,7 @@ class Recording:
     """
 
     kind: Text
-    document: str = field(default_factory=lambda: secrets.token_hex(16))
+    document: str
     start: int = -1
     said: list[Sequence[Asked]] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)

@@ -53,7 +53,7 @@ async def test_a_recording_ends_with_the_full_models_choice(choice: int, wrong: 
     async def keep(text: Recording, wrong: int) -> None:
         recorded.append((text.others, wrong))
 
-    auditing = watched(uplink, Told(), recording=Recording("greedy", start=7))
+    auditing = watched(uplink, Told(), recording=Recording("greedy", "a text", start=7))
     auditing.auditor.recorder = cast(Recorder, SimpleNamespace(keep=keep))
     await auditing.end()
     found = {early.position: early.token, late.position: late.token}
@@ -205,7 +205,9 @@ async def test_each_target_is_judged_by_its_own_requests() -> None:
     assert told.estimates["sampled", 0.02]("value") == pytest.approx(0.9)
     assert told.estimates["greedy", 0.05]("value") == pytest.approx(0.9)
     assert auditor.bound("value") == pytest.approx(0.675, rel=1e-3)
-    assert told.served_tokens == 30
+    auditor.take(right, 0.05, "greedy")
+    assert told.estimates["greedy", 0.05]("value") == pytest.approx(0.45, rel=1e-3)
+    assert told.served_tokens == 40
 
 
 @pytest.mark.parametrize("unmoved", [True, False])

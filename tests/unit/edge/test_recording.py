@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,9 @@ def said(layer: int, token: int) -> Asked:
     return Asked(layer, token, Signals(top=0.5, entropy=0.25 * layer, margin=0.125, sharp=0.0))
 
 
-def recording() -> Recording:
+def recording(document: str = "a text") -> Recording:
     """Four tokens after a prompt of seven: the cloud chose the second, exits the others."""
-    text = Recording("greedy")
+    text = Recording("greedy", document)
     for place, (token, asked) in enumerate(
         [
             (1, [said(3, 1)]),
@@ -86,8 +86,8 @@ async def test_a_trace_says_what_exits_said_and_what_the_full_model_chose(tmp_pa
 
 
 async def test_texts_add_up_and_have_names_of_their_own(tmp_path: Path) -> None:
-    for _ in range(2):  # the edge begins anew
-        await kept(tmp_path / "t.jsonl", (recording(), 0))
+    for name in ("one", "other"):  # the edge begins anew
+        await kept(tmp_path / "t.jsonl", (recording(name), 0))
     traces = list(read_traces(tmp_path / "t.jsonl"))
     assert [trace.whole for trace in traces] == [(1, 2, 3, 4)] * 2
     assert len({trace.document for trace in traces}) == 2
@@ -96,7 +96,7 @@ async def test_texts_add_up_and_have_names_of_their_own(tmp_path: Path) -> None:
 async def test_turns_of_a_conversation_are_parts_of_one_document(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    turns = [replace(recording(), document=name) for name in ("one", "other", "one")]
+    turns = [recording(name) for name in ("one", "other", "one")]
     await kept(tmp_path / "t.jsonl", *((turn, 0) for turn in turns))
     first, other, second = (trace.document for trace in read_traces(tmp_path / "t.jsonl"))
     assert first == second != other
